@@ -1,0 +1,354 @@
+"""The commands. Each reads its flags, calls one function, and prints what that returns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headstart.errors import UsageError
+
+if TYPE_CHECKING:
+    from headstart.augment import Augmentation
+    from headstart.imagedata import ImageData
+    from headstart.recipe import Narrator
+
+app = typer.Typer(
+    name="headstart",
+    help="Train an image classifier from a folder of your own pictures, and take it all the way.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Folder = Annotated[Path, typer.Argument(help="Class folders, or train/valid/test folders of them.")]
+Arch = Annotated[str, typer.Option(help="The body: the name of any timm model.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="A safetensors file, or a folder of <timm name>.safetensors. Default: the hub."),
+]
+FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")]
+ImageSize = Annotated[str, typer.Option(help="224, or height x width such as 224x320.")]
+Augment = Annotated[str, typer.Option(help="side-on, top-down or none.")]
+MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, from 1 up.")]
+BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
+Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
+Test = Annotated[float, typer.Option(help="The share to keep aside for an honest figure.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"headstart {version('headstart')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    pass
+
+
+def _augmentation(name: str, max_zoom: float) -> Augmentation:
+    from headstart import augment
+
+    presets = {"side-on": augment.side_on, "top-down": augment.top_down, "none": augment.none}
+    if name not in presets:
+        raise UsageError(f"--augment {name!r} is unknown", f"choose {', '.join(presets)}")
+    return augment.none() if name == "none" else presets[name](max_zoom=max_zoom)
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--batch-size {text!r} is neither a number nor auto") from None
+
+
+def _narrator(quiet: bool) -> Narrator:
+    from headstart.recipe import Narrator, TerminalNarrator
+
+    return Narrator() if quiet else TerminalNarrator()
+
+
+def _data(
+    folder: Path,
+    narrator: Narrator,
+    *,
+    image_size: str,
+    augment: str,
+    max_zoom: float,
+    batch_size: str,
+    valid: float,
+    test: float,
+    seed: int,
+    threads: int | None,
+    max_bad: int | None = None,
+) -> ImageData:
+    from headstart.imagedata import ImageData
+
+    with narrator.progress("looking at every picture") as on_progress:
+        data = ImageData.from_folder(
+            folder,
+            image_size=image_size,
+            augment=_augmentation(augment, max_zoom),
+            batch_size=_batch_size(batch_size),
+            valid=valid,
+            test=test,
+            seed=seed,
+            threads=threads,
+            max_bad=max_bad,
+            on_progress=on_progress,
+        )
+    for line in data.report_lines():
+        narrator.say(line)
+    return data
+
+
+@app.command()
+def train(
+    folder: Folder,
+    arch: Arch = "resnet34",
+    weights: Weights = None,
+    from_scratch: FromScratch = False,
+    image_size: ImageSize = "224",
+    sizes: Annotated[
+        str | None, typer.Option(help="Progressive resizing, smallest first: 64,128,224.")
+    ] = None,
+    augment: Augment = "side-on",
+    max_zoom: MaxZoom = 1.1,
+    batch_size: BatchSize = "auto",
+    cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
+    epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
+    rate_ratio: Annotated[
+        str, typer.Option(help="How much lower earlier groups' rates are: 3 to 10, or auto.")
+    ] = "auto",
+    plan: Annotated[Path | None, typer.Option(help="A plan (YAML) to follow instead.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and a forecast.")] = False,
+    valid: Valid = 0.2,
+    test: Test = 0.0,
+    time: Annotated[str | None, typer.Option(help="A budget such as 10m: the plan is cut to fit.")] = None,
+    metric: Annotated[str, typer.Option(help="What is shown beside the log loss.")] = "accuracy",
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    max_bad: Annotated[
+        int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Train a classifier on a folder of pictures by the eight steps."""
+    from headstart import recipe
+    from headstart.types import parse_size
+
+    narrator = _narrator(quiet)
+    size_list = tuple(parse_size(part) for part in sizes.split(",")) if sizes else ()
+    chosen_plan = recipe.make_plan(
+        plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
+    )
+    run_folder = None if dry_run else recipe.prepare_folder(out, folder, force=force)
+    data = _data(
+        folder,
+        narrator,
+        image_size=sizes.split(",")[0] if sizes else image_size,
+        augment=augment,
+        max_zoom=max_zoom,
+        batch_size=batch_size,
+        valid=valid,
+        test=test,
+        seed=seed,
+        threads=threads,
+        max_bad=max_bad,
+    )
+    body = recipe.Body(arch, weights, from_scratch)
+    if run_folder is None:
+        forecast = recipe.forecast(data, chosen_plan, body, device=device)
+        print(json.dumps(forecast.to_dict()) if as_json else str(forecast))
+        return 0
+    result = recipe.run_steps(
+        data,
+        chosen_plan,
+        body,
+        run_folder,
+        narrator,
+        budget=recipe.parse_duration(time) if time else None,
+        rate_ratio=_ratio(rate_ratio),
+        metric=metric,
+        device=device,
+    )
+    if as_json:
+        print(json.dumps(result.summary, allow_nan=False))
+    else:
+        _print_result(result)
+    if result.summary["stop_reason"] == "interrupted":
+        print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _ratio(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--rate-ratio {text!r} is neither a number nor auto") from None
+
+
+def _print_result(result: object) -> None:
+    from headstart.recipe import Result
+
+    assert isinstance(result, Result)
+    print(result.headline())
+    print(f"report  {result.report}")
+    print(f"model   {result.model}")
+    print(f"next    headstart predict {result.model} PICTURES")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder, as train writes it.")],
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
+    top: Annotated[int, typer.Option(help="How many classes to print for each picture.")] = 1,
+    tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over several views.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Predict the classes of pictures; prints CSV, or JSON with --json."""
+    from headstart.cli.tables import print_predictions
+    from headstart.deploy import load_predictor
+    from headstart.errors import OutputError
+
+    if out is not None and out.exists() and not force:
+        raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
+    predictor = load_predictor(model, device=device, threads=threads, batch_size=batch_size)
+    predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
+    if out is not None:
+        predictions.to_csv(out)
+    else:
+        print_predictions(predictions, top=top, as_json=as_json)
+    unread = sum(1 for status in predictions.status if status)
+    if unread:
+        print(f"{unread} of {len(predictions)} pictures could not be read; see `status`", file=sys.stderr)
+    return 65 if unread == len(predictions) else 0
+
+
+@app.command("lr-find")
+def lr_find(
+    folder: Folder,
+    arch: Arch = "resnet34",
+    weights: Weights = None,
+    from_scratch: FromScratch = False,
+    unfrozen: Annotated[bool, typer.Option("--unfrozen", help="With every layer training.")] = False,
+    image_size: ImageSize = "224",
+    augment: Augment = "side-on",
+    max_zoom: MaxZoom = 1.1,
+    batch_size: BatchSize = "auto",
+    iterations: Annotated[int, typer.Option(help="How many batches.")] = 100,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    plot: Annotated[Path, typer.Option(help="Where to write the curve as PNG.")] = Path("lr-find.png"),
+    force: Annotated[bool, typer.Option("--force", help="Replace --plot.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Find a learning rate: a table of suggestions, and the curve as a picture."""
+    from headstart.cli.tables import print_finder
+    from headstart.errors import OutputError
+
+    if plot.exists() and not force:
+        raise OutputError(f"{plot} exists already", "choose another file with --plot, or use --force")
+    narrator = _narrator(quiet)
+    data = _data(
+        folder,
+        narrator,
+        image_size=image_size,
+        augment=augment,
+        max_zoom=max_zoom,
+        batch_size=batch_size,
+        valid=0.2,
+        test=0.0,
+        seed=seed,
+        threads=threads,
+    )
+    from headstart.learner import Learner
+
+    learner = Learner(
+        data, arch, weights=weights, from_scratch=from_scratch, device=device, callbacks=()
+    )
+    if unfrozen:
+        learner.unfreeze()
+    found = learner.lr_find(slice(1e-2, 1.0) if unfrozen else 1.0, iterations=iterations)
+    found.plot().savefig(plot, dpi=110)
+    print_finder(found, plot, as_json=as_json)
+    return 0
+
+
+@app.command()
+def doctor(as_json: Json = False, debug: Debug = False) -> int:
+    """Say what is installed, which device and engine would be used, which weights can be reached."""
+    from headstart.cli.doctor import examine, print_examination
+
+    print_examination(examine(), as_json=as_json)
+    return 0
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="The folder to work in. Default: runs/demo.")] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier demo left there.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Show the eight steps on handwritten digits: no download, under two minutes on two cores."""
+    from headstart.recipe.demo import run_demo
+
+    result = run_demo(out, _narrator(quiet), seed=seed, threads=threads, force=force)
+    if as_json:
+        print(json.dumps(result.summary, allow_nan=False))
+    else:
+        _print_result(result)
+    return 0
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    debug: Debug = False,
+) -> int:
+    """Write the report of a run anew, from what lies in its folder."""
+    from headstart.evaluation import write_report
+
+    print(write_report(run))
+    return 0

@@ -1,0 +1,83 @@
+"""The entry point: runs a command and turns whatever goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from headstart.errors import HeadstartError
+
+EXIT_INTERRUPTED = 130
+EXIT_IO = 74
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; errors become one line, without a traceback."""
+    from headstart.cli.commands import app
+
+    debug = "--debug" in arguments
+    as_json = "--json" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except HeadstartError as error:
+        if debug:
+            raise
+        return _fail(error.code, error.message, error.hint, error.exit_code, as_json)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        hint = "see headstart --help"
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f"see {error.ctx.command_path} --help"
+        return _fail("USAGE", error.format_message(), hint, EXIT_USAGE, as_json)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("INTERRUPTED", "stopped before anything was trained", "", EXIT_INTERRUPTED, as_json)
+    except BrokenPipeError:
+        # The reader of our output has gone; the interpreter must not complain about it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some disk space" if full else "run again with --debug to see where"
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail("IO", what, hint, EXIT_IO, as_json)
+    except Exception as error:
+        if debug:
+            raise
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return _fail(
+            "INTERNAL", what, "this is a fault of headstart: run again with --debug", EXIT_INTERNAL, as_json
+        )
+
+
+def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
+    print(_printable(f"error[{code}]: {message}"), file=sys.stderr)
+    if hint:
+        print(_printable(f"hint: {hint}"), file=sys.stderr)
+    return exit_code
+
+
+def _printable(text: str) -> str:
+    """Return text on one line that any terminal can print: names may hold line breaks and worse."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    encoding = sys.stderr.encoding or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)

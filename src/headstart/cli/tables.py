@@ -1,0 +1,77 @@
+"""What the commands print: CSV and JSON for programs, small tables for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from headstart.evaluation import Predictions
+    from headstart.training import FinderResult
+
+
+def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> None:
+    """Print one row per picture: path, status, then the `top` classes with their probabilities."""
+    rows = prediction_rows(predictions, top)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=True))
+        return
+    count = max(1, min(top, len(predictions.classes)))
+    header = ["path", "status"]
+    for rank in range(1, count + 1):
+        suffix = "" if rank == 1 else f"_{rank}"
+        header += [f"prediction{suffix}", f"probability{suffix}"]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = [_writable(row["path"]), row["status"]]
+        for entry in row["classes"]:
+            cells += [_writable(entry["class"]), f"{entry['probability']:.6f}"]
+        writer.writerow(cells + [""] * (len(header) - len(cells)))
+
+
+def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
+    """Return one dictionary per picture, with its most probable classes first."""
+    probabilities = predictions.probabilities
+    count = max(1, min(top, len(predictions.classes)))
+    paths = predictions.paths or tuple(str(number) for number in range(len(predictions)))
+    rows = []
+    for number, path in enumerate(paths):
+        status = predictions.status[number] if predictions.status else ""
+        order = np.argsort(-probabilities[number], kind="stable")[:count]
+        classes = [
+            {"class": predictions.classes[k], "probability": round(float(probabilities[number, k]), 6)}
+            for k in order
+        ]
+        rows.append({"path": path, "status": status or "ok", "classes": [] if status else classes})
+    return rows
+
+
+def print_finder(found: FinderResult, plot: Path, *, as_json: bool) -> None:
+    """Print the finder's suggestions and where its curve is."""
+    if as_json:
+        content = {
+            "suggestions": found.suggestions,
+            "note": found.note,
+            "rates": [float(rate) for rate in found.rates],
+            "losses": [float(loss) for loss in found.losses],
+            "plot": str(plot),
+        }
+        print(json.dumps(content, allow_nan=False))
+        return
+    for name, rate in found.suggestions.items():
+        print(f"{name:10} {'none' if rate is None else f'{rate:.2e}'}")
+    if found.note:
+        print(f"note       {found.note}")
+    print(f"plot       {plot}")
+
+
+def _writable(text: str) -> str:
+    """Return text that stdout can encode: an undecodable file name holds lone surrogates."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)

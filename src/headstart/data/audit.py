@@ -1,0 +1,187 @@
+"""One look at every picture: verdict, hash, size, and pixels into the cache."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.data.cache import PixelCache
+from headstart.data.samples import Samples, shown
+from headstart.data.threads import thread_count
+from headstart.errors import DataError
+from headstart.storage import sha256_bytes, write_atomic
+
+
+class _Verdict(NamedTuple):
+    code: str
+    message: str
+    sha256: str
+    height: int
+    width: int
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What was found out about each row of `samples`; columns of length N.
+
+    `codes`: "" where the picture is good, else a reason code; `messages`: the reason in words.
+    `sha256`: of the file's bytes, "" where it could not be read. `height`, `width`: of the whole
+    picture, upright, 0 where it could not be decoded. `bytes`: the file's size, 0 where unread.
+    """
+
+    samples: Samples
+    codes: NDArray[np.str_]
+    messages: tuple[str, ...]
+    sha256: NDArray[np.str_]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    bytes: NDArray[np.int64]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """True for each row whose picture can be used, bool (N,)."""
+        return self.codes == ""
+
+    @property
+    def bad_rows(self) -> NDArray[np.int64]:
+        """The row numbers of the pictures that cannot be used."""
+        return np.flatnonzero(~self.ok).astype(np.int64)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows have each reason code, most frequent first."""
+        return dict(Counter(self.codes[~self.ok].tolist()).most_common())
+
+    def duplicate_groups(self) -> NDArray[np.int64]:
+        """Return a group number for each row, int64 (N,): equal where the files' bytes are equal.
+
+        A row that could not be read is a group of its own.
+        """
+        names = np.where(self.sha256 == "", [f"row {row}" for row in range(len(self.samples))], self.sha256)
+        return np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    @property
+    def duplicates(self) -> int:
+        """The number of good pictures whose bytes an earlier good row has too."""
+        hashes = self.sha256[self.ok]
+        return len(hashes) - len(np.unique(hashes))
+
+    def write_quarantine(self, path: Path) -> None:
+        """Write the pictures that cannot be used as CSV: path, code, bytes, sha256, message."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["path", "code", "bytes", "sha256", "message"])
+        for row in self.bad_rows.tolist():
+            table.writerow(
+                [
+                    self.samples.paths[row],
+                    self.codes[row],
+                    self.bytes[row],
+                    self.sha256[row],
+                    shown(self.messages[row]),
+                ]
+            )
+        # Names that are not UTF-8 are escaped: the file itself always is UTF-8.
+        write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+
+    def check_usable(self, *, max_bad: int | None = None) -> None:
+        """Raise `DataError` where too little is left to train on.
+
+        With code NO_USABLE_IMAGES when no picture is good; TOO_MANY_BAD when more than `max_bad` are
+        not (by default more than ten and more than one in a hundred); EMPTY_CLASS when a class that
+        had pictures for training has none left.
+        """
+        bad = len(self.bad_rows)
+        table = ", ".join(f"{count} {code}" for code, count in self.counts().items())
+        first = "; ".join(self.messages[row] for row in self.bad_rows[:3].tolist())
+        if bad and bad == len(self.samples):
+            raise DataError(
+                f"none of the {bad} files is a usable picture: {table}", first, code="NO_USABLE_IMAGES"
+            )
+        allowed = max(10, len(self.samples) // 100) if max_bad is None else max_bad
+        if bad > allowed:
+            raise DataError(
+                f"{bad} of {len(self.samples)} pictures cannot be used: {table}",
+                f"repair or remove them, or allow so many with --max-bad {bad}; the first: {first}",
+                code="TOO_MANY_BAD",
+            )
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        learnable = self.samples.split != "test" if "train" not in self.samples.split else (
+            self.samples.split == "train"
+        )
+        before = self.samples.take(learnable).counts()
+        after = self.samples.take(learnable & self.ok).counts()
+        lost = [name for name, count in before.items() if count and not after[name]]
+        if lost:
+            raise DataError(
+                f"class {', '.join(map(shown, lost[:5]))} has no usable picture left",
+                "repair its pictures, or remove the class",
+                code="EMPTY_CLASS",
+            )
+
+
+def audit(
+    cache: PixelCache,
+    *,
+    threads: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Read, hash and decode every picture of `cache.samples` once, filling the cache.
+
+    `threads`: how many decode side by side (None: one for each processor; 0: the caller's own).
+    `on_progress`: called in the caller's thread with (done, all). Bad pictures are recorded, not
+    raised; whatever the number of threads the result is the same.
+    """
+    total = len(cache)
+    verdicts: list[_Verdict] = []
+    count = thread_count(threads)
+
+    def look(row: int) -> _Verdict:
+        return _look(cache, row)
+
+    if count == 0:
+        for verdict in map(look, range(total)):
+            verdicts.append(verdict)
+            if on_progress:
+                on_progress(len(verdicts), total)
+    else:
+        with ThreadPoolExecutor(count, thread_name_prefix="audit") as pool:
+            try:
+                for verdict in pool.map(look, range(total)):
+                    verdicts.append(verdict)
+                    if on_progress:
+                        on_progress(len(verdicts), total)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return Audit(
+        samples=cache.samples,
+        codes=np.array([verdict.code for verdict in verdicts], np.str_),
+        messages=tuple(verdict.message for verdict in verdicts),
+        sha256=np.array([verdict.sha256 for verdict in verdicts], np.str_),
+        height=np.array([verdict.height for verdict in verdicts], np.int64),
+        width=np.array([verdict.width for verdict in verdicts], np.int64),
+        bytes=np.array([verdict.bytes for verdict in verdicts], np.int64),
+    )
+
+
+def _look(cache: PixelCache, row: int) -> _Verdict:
+    sha256, length = "", 0
+    try:
+        data = cache.samples.read(row, limits=cache.limits)
+        sha256, length = sha256_bytes(data), len(data)
+        height, width = cache.decode(row, data).size
+    except DataError as error:
+        return _Verdict(error.code, error.message, sha256, 0, 0, length)
+    return _Verdict("", "", sha256, height, width, length)

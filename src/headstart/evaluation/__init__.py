@@ -1,0 +1,134 @@
+"""From predictions to numbers, pictures and words; knows no training, and imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.evaluation.report import write_report
+
+    from headstart.evaluation.calibration import (
+        Calibration,
+        ReliabilityBin,
+        calibrate,
+        cross_fitted,
+        fit_temperature,
+        reliability,
+    )
+    from headstart.evaluation.interpret import Confusion, Example, Interpretation
+    from headstart.evaluation.metrics import (
+        METRICS,
+        ClassMetrics,
+        Gain,
+        Interval,
+        Metric,
+        confusion_matrix,
+        f_beta,
+        interval,
+        measure,
+        metric,
+        paired,
+        per_class,
+        top_k,
+        wilson,
+    )
+    from headstart.evaluation.plots import (
+        plot_confusion_matrix,
+        plot_losses,
+        plot_lr_find,
+        plot_reliability,
+        plot_schedule,
+        show_pictures,
+    )
+    from headstart.evaluation.predictions import Predictions, average, concatenate
+
+_HOMES = {
+    "calibration": (
+        "Calibration",
+        "ReliabilityBin",
+        "calibrate",
+        "cross_fitted",
+        "fit_temperature",
+        "reliability",
+    ),
+    "interpret": (
+        "Confusion",
+        "Example",
+        "Interpretation",
+    ),
+    "metrics": (
+        "METRICS",
+        "ClassMetrics",
+        "Gain",
+        "Interval",
+        "Metric",
+        "confusion_matrix",
+        "f_beta",
+        "interval",
+        "measure",
+        "metric",
+        "paired",
+        "per_class",
+        "top_k",
+        "wilson",
+    ),
+    "plots": (
+        "plot_confusion_matrix",
+        "plot_losses",
+        "plot_lr_find",
+        "plot_reliability",
+        "plot_schedule",
+        "show_pictures",
+    ),
+    "predictions": (
+        "Predictions",
+        "average",
+        "concatenate",
+    ),
+    "report": ("write_report",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "METRICS",
+    "Calibration",
+    "ClassMetrics",
+    "Confusion",
+    "Example",
+    "Gain",
+    "Interpretation",
+    "Interval",
+    "Metric",
+    "Predictions",
+    "ReliabilityBin",
+    "average",
+    "calibrate",
+    "concatenate",
+    "confusion_matrix",
+    "cross_fitted",
+    "f_beta",
+    "fit_temperature",
+    "interval",
+    "measure",
+    "metric",
+    "paired",
+    "per_class",
+    "plot_confusion_matrix",
+    "plot_losses",
+    "plot_lr_find",
+    "plot_reliability",
+    "plot_schedule",
+    "reliability",
+    "show_pictures",
+    "top_k",
+    "wilson",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first asked for (PEP 562)."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -1,0 +1,192 @@
+"""Interpretation: what a model confuses, where it is wrong and sure, where it is unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import UsageError
+from headstart.evaluation import metrics
+from headstart.evaluation.predictions import Predictions
+from headstart.types import Pixels, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A pair of classes: how many pictures of `truth` were called `prediction`."""
+
+    truth: str
+    prediction: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture: its row in the table, its number in the `Samples`, and what was said of it.
+
+    `probability` is that of the prediction, `truth_probability` that of the truth; `loss` is the
+    log loss in nats.
+    """
+
+    row: int
+    index: int
+    path: str
+    prediction: str
+    truth: str
+    loss: float
+    probability: float
+    truth_probability: float
+
+
+class Interpretation:
+    """Questions about one table of predictions whose truth is known.
+
+    `picture` gives the pixels of a picture by its number in the `Samples` (`Example.index`); it
+    is needed only to plot pictures. Raises `UsageError` for tags, and where no row has a truth.
+    """
+
+    def __init__(self, predictions: Predictions, picture: Callable[[int], Pixels] | None = None) -> None:
+        if predictions.task is not Task.SINGLE_LABEL:
+            raise UsageError(
+                "interpretation needs one class per picture", "for tags, see the metrics per class"
+            )
+        if not predictions.scored_rows.any():
+            raise UsageError("no row has both a prediction and a known truth", "interpret labelled pictures")
+        self.predictions = predictions
+        self.picture = picture
+
+    def confusion_matrix(self, *, normalise: bool = False) -> NDArray[np.int64] | NDArray[np.float64]:
+        """Return how often each class (row) was predicted as each class (column): (K, K).
+
+        With `normalise`, as shares of the row; a class without pictures has a row of zeros.
+        """
+        counts = metrics.confusion_matrix(self.predictions)
+        if not normalise:
+            return counts
+        return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+    def most_confused(self, *, min_count: int = 2) -> list[Confusion]:
+        """Return the pairs of classes that were mistaken at least `min_count` times, most first."""
+        counts = metrics.confusion_matrix(self.predictions)
+        np.fill_diagonal(counts, 0)
+        classes = self.predictions.classes
+        pairs = [
+            Confusion(classes[truth], classes[guess], int(counts[truth, guess]))
+            for truth, guess in np.argwhere(counts >= max(min_count, 1))
+        ]
+        return sorted(pairs, key=lambda pair: -pair.count)
+
+    def top_losses(self, count: int = 9) -> list[Example]:
+        """Return the pictures with the highest loss, worst first."""
+        return self._first(-self._losses, np.ones(len(self._losses), dtype=np.bool_), count)
+
+    def most_correct(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+        """Return the pictures (of the class `label`) that are right and surest, surest first."""
+        return self._first(-self._confidence, self._right & self._of(label), count)
+
+    def most_incorrect(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+        """Return the pictures (of the class `label`) that are wrong and surest, surest first."""
+        return self._first(-self._confidence, ~self._right & self._of(label), count)
+
+    def most_uncertain(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+        """Return the pictures (of the class `label`) whose two best classes are nearest each other."""
+        ordered = np.sort(self.predictions.probabilities[self._rows], axis=1)
+        margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else ordered[:, -1]
+        return self._first(margin, self._of(label), count)
+
+    def mistaken(self, pair: Confusion, count: int = 9) -> list[Example]:
+        """Return the pictures of one confusion, surest first."""
+        wanted = self._of(pair.truth) & (self._guesses == self._number(pair.prediction))
+        return self._first(-self._confidence, wanted, count)
+
+    def plot_confusion_matrix(self, *, normalise: bool = False) -> Figure:
+        """Return a Matplotlib figure of the confusion matrix."""
+        from headstart.evaluation import plots
+
+        matrix = self.confusion_matrix(normalise=normalise)
+        return plots.plot_confusion_matrix(matrix, self.predictions.classes)
+
+    def plot_top_losses(self, count: int = 9) -> Figure:
+        """Return a Matplotlib figure of the pictures with the highest loss.
+
+        Each is titled `prediction / truth / loss / probability of the truth`. Raises `UsageError`
+        where no way to read the pictures was given.
+        """
+        from headstart.evaluation import plots
+
+        if self.picture is None:
+            raise UsageError(
+                "there is no way to read the pictures", "give `picture`, a function from index to pixels"
+            )
+        examples = self.top_losses(count)
+        titles = [
+            f"{example.prediction} / {example.truth} / {example.loss:.2f} / {example.truth_probability:.2f}"
+            for example in examples
+        ]
+        pictures = [self.picture(example.index) for example in examples]
+        return plots.show_pictures(
+            pictures, titles, title="prediction / truth / loss / probability of the truth"
+        )
+
+    @cached_property
+    def _rows(self) -> NDArray[np.int64]:
+        return np.flatnonzero(self.predictions.scored_rows)
+
+    @cached_property
+    def _truths(self) -> NDArray[np.int64]:
+        return np.asarray(self.predictions.targets)[self._rows]
+
+    @cached_property
+    def _guesses(self) -> NDArray[np.int64]:
+        return self.predictions.predicted[self._rows]
+
+    @cached_property
+    def _right(self) -> NDArray[np.bool_]:
+        return np.asarray(self._guesses == self._truths)
+
+    @cached_property
+    def _losses(self) -> NDArray[np.float64]:
+        # Logits that are not finite are the worst that can be said of a picture.
+        return np.nan_to_num(self.predictions.loss[self._rows], nan=np.inf, posinf=np.inf)
+
+    @cached_property
+    def _confidence(self) -> NDArray[np.float64]:
+        return np.nan_to_num(self.predictions.confidence[self._rows], nan=0.0)
+
+    def _number(self, label: str) -> int:
+        if label not in self.predictions.classes:
+            raise UsageError(f"there is no class {label!r}")
+        return self.predictions.classes.index(label)
+
+    def _of(self, label: str | None) -> NDArray[np.bool_]:
+        if label is None:
+            return np.ones(len(self._rows), dtype=np.bool_)
+        return np.asarray(self._truths == self._number(label))
+
+    def _first(self, key: NDArray[np.float64], wanted: NDArray[np.bool_], count: int) -> list[Example]:
+        """The wanted rows with the smallest keys; equal keys in the order of the `Samples`."""
+        numbers = self.predictions.rows[self._rows]
+        order = [place for place in np.lexsort((numbers, key)) if wanted[place]]
+        return [self._example(int(place)) for place in order[:count]]
+
+    def _example(self, place: int) -> Example:
+        row, truth, guess = int(self._rows[place]), int(self._truths[place]), int(self._guesses[place])
+        probabilities = self.predictions.probabilities[row]
+        return Example(
+            row=row,
+            index=int(self.predictions.rows[row]),
+            path=self.predictions.paths[row] if self.predictions.paths else "",
+            prediction=self.predictions.classes[guess] if guess >= 0 else "",
+            truth=self.predictions.classes[truth],
+            loss=float(self._losses[place]),
+            probability=float(self._confidence[place]),
+            truth_probability=float(probabilities[truth]),
+        )

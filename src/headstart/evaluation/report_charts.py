@@ -1,0 +1,277 @@
+"""The charts of the report: from the rows of a run to drawings with a title and a legend."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from headstart.evaluation import charts, wording
+from headstart.evaluation.calibration import ReliabilityBin
+from headstart.evaluation.metrics import Interval
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title, a legend of (CSS class, words), and a caption."""
+
+    title: str
+    drawing: Markup
+    legend: tuple[tuple[str, str], ...] = ()
+    caption: str = ""
+    facts: tuple[tuple[str, str], ...] = field(default=())
+
+
+def accuracy_over_time(steps: Sequence[Row]) -> Figure | None:
+    """What every step reached, against the seconds spent until then."""
+    spent = list(itertools.accumulate(float(step.get("seconds") or 0.0) for step in steps))
+    whiskers = []
+    for step, seconds in zip(steps, spent, strict=True):
+        figure = (step.get("metrics") or {}).get("accuracy")
+        if not _complete(figure):
+            continue
+        text = f"{step.get('name')}: {wording.percent(figure['value'])} after {wording.duration(seconds)}"
+        whiskers.append(
+            charts.Whisker(
+                seconds,
+                figure["value"],
+                figure["low"],
+                figure["high"],
+                text,
+                name=str(step.get("number")),
+                hollow=step.get("kept") is False,
+            )
+        )
+    if len(whiskers) < 2:
+        return None
+    kept = [each for each in whiskers if not each.hollow]
+    line = charts.Series([each.x for each in kept], [each.value for each in kept], "accent")
+    axes = charts.Axes("seconds spent", "accuracy", percent=True, x_range=None)
+    words = f"Accuracy after each step, from {wording.percent(kept[0].value)} " if kept else "Accuracy "
+    words += f"to {wording.percent(kept[-1].value)}." if kept else "after each step."
+    return Figure(
+        "Accuracy against time",
+        charts.line_chart(words, axes, [line], whiskers=whiskers),
+        legend=(("accent", "the model that was kept"),),
+        caption="Dots carry the step's number and its 95 % interval; hollow ones were undone.",
+    )
+
+
+def finder(found: Row) -> Figure:
+    """One learning-rate finder: the loss over the rate, with what was suggested and chosen."""
+    rates = [float(rate) for rate in found.get("rates") or []]
+    losses = [_number(value) for value in found.get("losses") or []]
+    smoothed = [_number(value) for value in found.get("smoothed") or []] or losses
+    chosen = found.get("chosen")
+    suggestions = {name: rate for name, rate in (found.get("suggestions") or {}).items() if rate}
+    low, high = _finder_range(smoothed)
+    series = [
+        charts.Series(rates[: len(losses)], losses, "faint"),
+        charts.Series(rates[: len(smoothed)], smoothed, "accent"),
+    ]
+    marks = [
+        charts.Mark(rate, f"{name} {wording.rate(rate)}", _at(rate, rates, smoothed), "mark-dot")
+        for name, rate in suggestions.items()
+        if rates
+    ]
+    if chosen:
+        marks.append(charts.Mark(float(chosen), f"chosen {wording.rate(chosen)}"))
+    axes = charts.Axes("learning rate", "loss", log_x=True, y_range=(low, high))
+    facts = [(name, wording.rate(rate)) for name, rate in suggestions.items()]
+    facts += [("chosen", wording.rate(chosen))] if chosen else []
+    title = str(found.get("title") or "Learning rates")
+    return Figure(
+        title,
+        charts.line_chart(
+            f"{title}: loss over the learning rate; {wording.rate(chosen)} was chosen.", axes, series, marks=marks
+        ),
+        legend=(("faint", "each trial step"), ("accent", "smoothed")),
+        caption=str(found.get("note") or ""),
+        facts=tuple(facts),
+    )
+
+
+def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure]:
+    """Losses, metric and rates over the epochs of the run, with the steps marked."""
+    if not history:
+        return []
+    bands = _bands(history, steps)
+    limits = (0.0, float(len(history)))
+    epochs = [number + 1.0 for number in range(len(history))]
+    figures = [_loss_curves(history, epochs, limits, bands)]
+    accuracy = [_number(row.get("accuracy")) for row in history]
+    if any(map(math.isfinite, accuracy)):
+        axes = charts.Axes("epoch", "accuracy", percent=True)
+        line = charts.Series(epochs, accuracy, "accent", "accuracy", dots=True)
+        best = max(filter(math.isfinite, accuracy))
+        drawing = charts.line_chart(
+            f"Validation accuracy by epoch; the highest is {wording.percent(best)}.",
+            _with_x(axes, limits),
+            [line],
+            bands=bands,
+        )
+        figures.append(Figure("Validation accuracy", drawing, (("accent", "after each epoch"),)))
+    figures += _step_curves(history, limits, bands)
+    return figures
+
+
+def _loss_curves(
+    history: Sequence[Row],
+    epochs: list[float],
+    limits: charts.Range,
+    bands: Sequence[tuple[float, float, str]],
+) -> Figure:
+    train = [_number(row.get("train_loss")) for row in history]
+    valid = [_number(row.get("valid_loss")) for row in history]
+    series = [
+        charts.Series(epochs, train, "plain", "training", dots=True),
+        charts.Series(epochs, valid, "accent", "validation", dots=True),
+    ]
+    words = "Training and validation loss by epoch."
+    finite = [value for value in valid if math.isfinite(value)]
+    if finite:
+        words += f" Validation went from {finite[0]:.3g} to {finite[-1]:.3g}, at best {min(finite):.3g}."
+    drawing = charts.line_chart(words, charts.Axes("epoch", "loss", x_range=limits), series, bands=bands)
+    legend = (("plain", "training, augmented"), ("accent", "validation"))
+    return Figure("Loss by epoch", drawing, legend, "Shaded: epochs of steps that were undone.")
+
+
+def _step_curves(
+    history: Sequence[Row], limits: charts.Range, bands: Sequence[tuple[float, float, str]]
+) -> list[Figure]:
+    figures = []
+    losses = _within_epochs(history, "batch_losses")
+    if losses:
+        xs, ys = zip(*losses, strict=True)
+        series = [charts.Series(xs, ys, "faint"), charts.Series(xs, _smooth(ys), "accent")]
+        axes = charts.Axes("epoch", "loss", x_range=limits)
+        drawing = charts.line_chart("Training loss of every batch.", axes, series, bands=bands)
+        legend = (("faint", "each batch"), ("accent", "smoothed"))
+        figures.append(Figure("Training loss by batch", drawing, legend))
+    rates = _within_epochs(history, "batch_rates")
+    if rates:
+        xs, ys = zip(*rates, strict=True)
+        axes = charts.Axes("epoch", "learning rate", x_range=limits)
+        words = f"Learning rate of the head, between {min(ys):.2g} and {max(ys):.2g}."
+        drawing = charts.line_chart(words, axes, [charts.Series(xs, ys, "accent")], bands=bands)
+        figures.append(Figure("Learning rate", drawing, (("accent", "of the last group, the head"),)))
+    return figures
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
+    """How often the model is right, against how sure it is."""
+    worst = max(bins, key=lambda each: abs(each.confidence - each.accuracy) * each.count)
+    words = (
+        f"Reliability: of the pictures it is about {100 * worst.confidence:.0f} % sure of, "
+        f"the model gets {100 * worst.accuracy:.0f} % right."
+    )
+    legend = (("good", "pictures of one confidence, with 95 % interval"), ("dashed", "perfect calibration"))
+    return Figure("Sure and right", charts.reliability_chart(bins, words), legend)
+
+
+def confusion_map(matrix: NDArray[np.int64], classes: Sequence[str]) -> Markup:
+    """A confusion matrix of many classes."""
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    words = f"Confusion matrix of {len(classes)} classes: {right} of {total} pictures on the diagonal."
+    return charts.confusion_map(matrix, classes, words)
+
+
+def headline_bar(figure: Row) -> Markup:
+    """The headline's interval between 0 and 100 %, or the upper half of it."""
+    if not _complete(figure):
+        return Markup("")
+    low = 0.5 if figure["low"] >= 0.5 else 0.0
+    return charts.interval_bar(figure["value"], figure["low"], figure["high"], (low, 1.0), zero=False)
+
+
+def share_bar(share: Interval) -> Markup:
+    """A share with its interval between 0 and 100 %."""
+    return charts.interval_bar(share.value, share.low, share.high, (0.0, 1.0), zero=False)
+
+
+def gain_limits(steps: Sequence[Row]) -> charts.Range:
+    """The scale that the gains of all steps share; it holds zero."""
+    gains = [step["gain"] for step in steps if _complete(step.get("gain"))]
+    low = min((gain["low"] for gain in gains), default=0.0)
+    high = max((gain["high"] for gain in gains), default=0.0)
+    reach = max(high, -low, 1e-6)
+    return (min(low, -0.1 * reach), max(high, 0.1 * reach))
+
+
+def gain_bar(gain: Row, limits: charts.Range) -> Markup:
+    """A gain with its interval on the shared scale."""
+    if not _complete(gain):
+        return Markup("")
+    return charts.interval_bar(gain["value"], gain["low"], gain["high"], limits, zero=True)
+
+
+def _complete(figure: Row | None) -> bool:
+    return figure is not None and all(figure.get(name) is not None for name in ("value", "low", "high"))
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _at(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:
+    return float(np.interp(math.log(rate), np.log(rates[: len(losses)]), losses))
+
+
+def _finder_range(losses: Sequence[float]) -> charts.Range:
+    """From the lowest loss to a little above where it began: the explosion at the end says no more."""
+    finite = [value for value in losses if math.isfinite(value)]
+    if not finite:
+        return (0.0, 1.0)
+    lowest = min(finite)
+    before = finite[: finite.index(lowest) + 1]
+    reach = max(max(before) - lowest, 0.05 * abs(lowest), 1e-6)
+    return (lowest - 0.12 * reach, max(before) + 0.35 * reach)
+
+
+def _bands(history: Sequence[Row], steps: Sequence[Row]) -> list[tuple[float, float, str]]:
+    undone = {step.get("number") for step in steps if step.get("kept") is False}
+    bands = []
+    start = 0
+    for step, rows in itertools.groupby(history, key=lambda row: row.get("step")):
+        end = start + len(list(rows))
+        bands.append((float(start), float(end), f"{step}{' undone' if step in undone else ''}"))
+        start = end
+    return bands
+
+
+def _within_epochs(history: Sequence[Row], key: str) -> list[tuple[float, float]]:
+    """Every batch of every epoch as (epoch with its fraction, value), thinned to fit a drawing."""
+    points = []
+    for epoch, row in enumerate(history):
+        values = [_number(value) for value in _flat(row.get(key) or [])]
+        most = max(20, 600 // len(history))
+        points += [(epoch + place, value) for place, value in charts.thinned(values, most)]
+    return [(x, y) for x, y in points if math.isfinite(y)]
+
+
+def _flat(values: Sequence[Any]) -> list[float | None]:
+    """Rates are kept as one list, or as a list for each group, of which the last is the head's."""
+    if values and isinstance(values[-1], list):
+        return list(values[-1])
+    return list(values)
+
+
+def _smooth(values: Sequence[float], share: float = 0.9) -> list[float]:
+    """The exponential mean, corrected for its start (Kingma and Ba 2015)."""
+    mean, smooth = 0.0, []
+    for number, value in enumerate(values, start=1):
+        mean = share * mean + (1 - share) * value
+        smooth.append(mean / (1 - share**number))
+    return smooth
+
+
+def _with_x(axes: charts.Axes, limits: charts.Range) -> charts.Axes:
+    return charts.Axes(axes.x_label, axes.y_label, percent=axes.percent, x_range=limits)

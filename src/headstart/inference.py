@@ -1,0 +1,111 @@
+"""The one prediction loop: a function of pixels or activations, a source of batches → logits.
+
+Validation during training, test-time augmentation and the `Predictor` all run through `predict`, so
+that they cannot disagree about what a model says of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.evaluation import Predictions
+from headstart.types import Batch, BatchSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.data import Samples
+
+Forward = Callable[[Batch], NDArray[np.float32]]
+
+
+def to_device(batch: Batch, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (inputs, targets) as tensors on `device`.
+
+    uint8 pictures (batch, height, width, 3) become (batch, 3, height, width) in channels-last
+    memory, without a copy on the CPU; activations stay as they are.
+    """
+    import torch
+
+    inputs = torch.as_tensor(batch.inputs)
+    targets = torch.as_tensor(batch.targets)
+    if inputs.dtype == torch.uint8 and inputs.ndim == 4:
+        inputs = inputs.permute(0, 3, 1, 2)
+    return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def module_forward(
+    module: torch.nn.Module, device: torch.device | str, autocast: Callable[[], Any] | None = None
+) -> Forward:
+    """Return a function of a batch that runs `module` for inference and gives float32 logits.
+
+    The module is put in evaluation mode for each batch and set back to how it was.
+    """
+    import contextlib
+
+    import torch
+
+    def forward(batch: Batch) -> NDArray[np.float32]:
+        training = module.training
+        module.eval()
+        try:
+            with torch.inference_mode(), (autocast or contextlib.nullcontext)():
+                inputs, _ = to_device(batch, device)
+                logits: NDArray[np.float32] = module(inputs).float().cpu().numpy()
+                return logits
+        finally:
+            module.train(training)
+
+    return forward
+
+
+def predict(
+    forward: Forward, source: BatchSource, on_progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Run `forward` over one epoch of `source`.
+
+    Returns the logits (rows, classes) and the row numbers (rows,) in the order of `source`.
+    """
+    logits, index = [], []
+    done = 0
+    for batch in source.epoch(0):
+        logits.append(forward(batch))
+        index.append(np.asarray(batch.index))
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, source.sample_count)
+    if not logits:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+    return np.concatenate(logits), np.concatenate(index)
+
+
+def predictions_of(samples: Samples, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> Predictions:
+    """Join logits with the rows of `samples` that they were computed from."""
+    labels = samples.labels[rows]
+    known = labels.ndim == 2 or bool((labels >= 0).all())
+    return Predictions(
+        logits=logits.astype(np.float32, copy=False),
+        classes=samples.classes,
+        task=samples.task,
+        targets=labels if known else None,
+        paths=tuple(samples.paths[row] for row in rows),
+        split=tuple(str(samples.split[row]) for row in rows),
+        index=np.asarray(rows, np.int64),
+    )
+
+
+def predict_samples(
+    forward: Forward,
+    samples: Samples,
+    source: BatchSource,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Run `forward` over `source` and return the `Predictions` of its rows of `samples`."""
+    logits, index = predict(forward, source, on_progress)
+    if not len(index):
+        logits = np.zeros((0, len(samples.classes)), np.float32)
+    return predictions_of(samples, index, logits)

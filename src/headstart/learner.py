@@ -1,0 +1,512 @@
+"""`Learner`: data, a classifier and one training run, with the verbs of the course.
+
+Every verb is a few lines over the rooms below. What lies below the frozen line gives a constant
+output for a constant input, so it runs through an inference engine, once per picture and view;
+what lies above it is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from headstart.errors import ConfigError, UsageError
+from headstart.evaluation import Interpretation, Interval, Predictions, average, get_metric, interval
+from headstart.imagedata import ImageData
+from headstart.inference import module_forward, predict_samples
+from headstart.models import (
+    ActivationSource,
+    Classifier,
+    TensorSource,
+    create_classifier,
+    fit_probe,
+    frozen_engine,
+    materialise,
+    weights_identity,
+)
+from headstart.training import (
+    Callback,
+    EarlyStop,
+    FinderResult,
+    Phase,
+    ProgressTable,
+    Run,
+    Schedule,
+    Settings,
+    autocast_for,
+    constant,
+    fit,
+    flat_cos,
+    group_rates,
+    load_checkpoint,
+    loss_for,
+    lr_find,
+    make_optimizer,
+    move_line,
+    one_cycle,
+    resolve_precision,
+    save_checkpoint,
+    sgdr,
+)
+from headstart.types import BatchSource, Prepare
+
+if TYPE_CHECKING:
+    from headstart.models import Engine, Probe
+
+RateSpec = float | slice | Sequence[float]
+OnProgress = Callable[[int, int], None]
+
+# Activations of a split that take more than this are computed again in each epoch.
+ACTIVATION_BYTES = 2 * 2**30
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; `auto` takes the first of cuda, mps, xpu and cpu there is.
+
+    Raises `UsageError` when the device is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        if torch.xpu.is_available():
+            return torch.device("xpu")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(
+            f"the device {name!r} cannot be used: {reason}", "use --device cpu, or auto"
+        ) from error
+    return device
+
+
+@dataclass
+class _Activations:
+    """What has been computed below the line: activations by (split, view, line, weights)."""
+
+    engines: dict[tuple[object, ...], Engine] = field(default_factory=dict)
+    sources: dict[tuple[object, ...], TensorSource] = field(default_factory=dict)
+
+
+class Learner:
+    """Trains a classifier on `ImageData`.
+
+    `arch` is the name of any timm model, a `Classifier`, or any `nn.Module` as a body, which then
+    needs `feature_count` where that cannot be seen. A pretrained body starts frozen, with only the
+    head to train; one from scratch starts unfrozen. `head` is `linear` (pooled features → classes)
+    or `course` (batch norm, dropout, 512, ReLU, batch norm, dropout, classes).
+
+    Rates are a number for all groups, `slice(a, b)` (geometric from a at the first group to b at the
+    head), `slice(b)` (b for the head, b/10 for the rest) or one number per group.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        arch: str | torch.nn.Module = "resnet34",
+        *,
+        weights: str | Path | None = None,
+        from_scratch: bool = False,
+        head: str = "linear",
+        metrics: Sequence[str] = ("accuracy",),
+        settings: Settings | None = None,
+        device: str = "auto",
+        callbacks: Sequence[Callback] | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.metrics = tuple(metrics)
+        for name in self.metrics:
+            get_metric(name)
+        self.identity: str | None = None
+        if isinstance(arch, Classifier):
+            self.model = arch
+        else:
+            torch.manual_seed(self.settings.seed)
+            self.model = create_classifier(
+                arch,
+                len(data.classes),
+                weights=weights,
+                from_scratch=from_scratch,
+                image_size=data.image_size,
+                head=head,
+            )
+            if isinstance(arch, str) and not from_scratch:
+                self.identity = weights_identity(arch, weights)
+        self.data = data.for_weights(self.model.crop_fraction, self.model.interpolation)
+        self.device = choose_device(device)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = resolve_precision(self.device, self.settings.precision)
+        self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
+        self.callbacks: tuple[Callback, ...] = (
+            (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
+        )
+        self.loss = loss_for(data.task, label_smoothing=self.settings.label_smoothing)
+        self._known = _Activations()
+        self._pretrained = self._body_key() if self.identity else ""
+        self._floor = 0
+        self.model.freeze_to(0 if from_scratch else -1)
+
+    # ---- the frozen line -------------------------------------------------------------------
+
+    def freeze_to(self, group: int) -> None:
+        """Freeze all groups before `group` (negative numbers count from the head).
+
+        Raises `UsageError` when activations are cached above that line.
+        """
+        before = self.model.frozen_line
+        self.model.freeze_to(group)
+        if self.model.frozen_line < self._floor:
+            self.model.freeze_at(before)
+            raise UsageError(
+                "the frozen line cannot move below the cached activations",
+                "move it on the learner that precompute() was called on",
+            )
+
+    def freeze(self) -> None:
+        """Freeze everything but the head."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Train every group."""
+        self.freeze_to(0)
+
+    def precompute(self) -> Learner:
+        """Return a learner that trains on activations below the line, computed once.
+
+        It shares the model, the run and the data; augmentation has no effect meanwhile, since each
+        picture is looked at once. Raises `UsageError` when nothing is frozen, or when batch norm
+        below the line still collects statistics.
+        """
+        if self.model.frozen_line == 0:
+            raise UsageError("nothing is frozen, so nothing can be precomputed", "call freeze() first")
+        if self.model.frozen_batch_norm == "train":
+            raise UsageError(
+                "batch norm below the line is set to train, so its output changes",
+                "set learn.model.frozen_batch_norm = 'eval'",
+            )
+        other = copy.copy(self)
+        other._floor = self.model.frozen_line
+        return other
+
+    # ---- sources ---------------------------------------------------------------------------
+
+    def set_data(self, data: ImageData) -> None:
+        """Go on with other data: another size or augmentation, or other pictures of the same classes."""
+        if data.classes != self.data.classes:
+            raise UsageError(
+                f"the model knows {len(self.data.classes)} classes and the data has {len(data.classes)}, "
+                "or they have other names",
+                "make a new Learner for other classes",
+            )
+        self.model.set_image_size(data.image_size)
+        self.data = data.for_weights(self.model.crop_fraction, self.model.interpolation)
+
+    def _body_key(self) -> str:
+        """Return a hash of the body's weights and statistics."""
+        digest = hashlib.sha256()
+        for name, tensor in self.model.backbone.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def _runs_below(self) -> bool:
+        """Whether what lies below the line is constant, and so can run as inference."""
+        return self.model.frozen_line > 0 and self.model.frozen_batch_norm == "eval"
+
+    def _key(self) -> tuple[object, ...]:
+        return (self._body_key(), self.model.frozen_line, self.data.image_size)
+
+    def engine(self) -> Engine:
+        """Return what runs the part below the frozen line: pixels in, activations out."""
+        key = self._key()
+        if key not in self._known.engines:
+            self._known.engines[key] = frozen_engine(
+                self.model,
+                size=self.data.image_size,
+                identity=self.identity if key[0] == self._pretrained else None,
+                threads=self.data.threads,
+            )
+        return self._known.engines[key]
+
+    def activations(
+        self, split: str, prepare: Prepare | None = None, on_progress: OnProgress | None = None
+    ) -> TensorSource | None:
+        """Return what arrives at the frozen line for each picture of a split, computed once.
+
+        None when it would take more than `ACTIVATION_BYTES`.
+        """
+        view = prepare or self.data.evaluation
+        key = (*self._key(), split, view.key, self.data.samples.fingerprint())
+        if key not in self._known.sources:
+            source = self.data.source(split, prepare=view)
+            if self.model.activation_bytes(self.data.image_size) * source.sample_count > ACTIVATION_BYTES:
+                return None
+            self._known.sources[key] = TensorSource(
+                *materialise(source, self.engine(), on_progress),
+                batch_size=self.data.batch_size,
+                seed=self.data.seed,
+            )
+        return self._known.sources[key]
+
+    def adopt(self, engine: Engine, sources: Mapping[str, TensorSource]) -> None:
+        """Take over an engine for the frozen line, and what it gave for the plain view of each split."""
+        key = self._key()
+        self._known.engines[key] = engine
+        for split, source in sources.items():
+            view = (split, self.data.evaluation.key, self.data.samples.fingerprint())
+            self._known.sources[(*key, *view)] = source
+
+    def _source(
+        self, split: str, prepare: Prepare | None = None, limit: int | None = None
+    ) -> tuple[BatchSource, torch.nn.Module]:
+        """Return the plain batches of a split, and the module that takes them."""
+        if not self._runs_below:
+            return self.data.source(split, prepare=prepare, limit=limit), self.model
+        known = self.activations(split, prepare)
+        if known is None:
+            source = self.data.source(split, prepare=prepare, limit=limit)
+            return ActivationSource(source, self.engine()), self.model.upper()
+        return known, self.model.upper()
+
+    def _training_source(self, *, augment: bool) -> tuple[BatchSource, torch.nn.Module]:
+        """Return the shuffled training batches, and the module that takes them."""
+        if not self._runs_below:
+            return self.data.source("train", augment=augment, shuffle=True), self.model
+        known = None if augment else self.activations("train")
+        if known is not None:
+            return known.with_options(batch_size=self.data.batch_size, shuffle=True), self.model.upper()
+        source = self.data.source("train", augment=augment, shuffle=True)
+        return ActivationSource(source, self.engine()), self.model.upper()
+
+    @property
+    def _augments(self) -> bool:
+        return self._floor == 0
+
+    # ---- training --------------------------------------------------------------------------
+
+    def _prepare_run(self, rates: Sequence[float]) -> None:
+        """Set the run's precision and give its optimiser what trains now."""
+        # Autocast pays where convolutions run; a head alone stays in float32.
+        alone = self.model.frozen_line == self.model.head_stage
+        self.run.precision = "float32" if alone else self.precision
+        groups = self.model.parameter_groups()
+        if self.run.optimizer is None:
+            self.run.optimizer = make_optimizer(
+                groups, rates, name=self.settings.optimizer, weight_decay=self.settings.weight_decay
+            )
+        else:
+            move_line(self.run.optimizer, groups, rates, weight_decay=self.settings.weight_decay)
+
+    def _rates(self, rates: RateSpec) -> list[float]:
+        return group_rates(rates, len(self.model.group_starts), self.settings.rate_ratio)
+
+    def lr_find(
+        self,
+        rates: RateSpec = 1.0,
+        *,
+        start: float = 1e-7,
+        end: float = 10.0,
+        iterations: int = 100,
+    ) -> FinderResult:
+        """Raise the rate from `start` to `end` over `iterations` batches and record the loss.
+
+        `rates` gives the proportions between the groups; the rates recorded are those of the head.
+        Weights, buffers, optimiser and random state are left bit for bit as they were. Source: Smith,
+        arXiv 1506.01186; the suggestions are those of fastai 2.
+        """
+        source, forward = self._training_source(augment=self._augments)
+        peaks = self._rates(rates)
+        before = self.run.optimizer
+        self.run.optimizer = None
+        try:
+            self._prepare_run(peaks)
+            return lr_find(
+                self.run,
+                source,
+                forward=forward,
+                loss=self.loss,
+                rates=peaks,
+                start=start,
+                end=end,
+                iterations=iterations,
+            )
+        finally:
+            self.run.optimizer = before
+
+    def run_phase(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+        """Train one phase of a plan: move the line, set the size, run its epochs.
+
+        Raises `UsageError` when the phase has no learning rate: find one with `lr_find`.
+        """
+        if phase.learning_rate is None:
+            raise UsageError(f"the phase {phase.name!r} has no learning rate", "find one with lr_find()")
+        self.freeze_to(phase.frozen_to)
+        if phase.image_size is not None and phase.image_size != self.data.image_size:
+            self.set_data(self.data.resize(phase.image_size))
+        if phase.batch_size is not None:
+            self.data = self.data.with_options(batch_size=phase.batch_size)
+        augment = phase.augment and self._augments and not phase.precompute
+        source, forward = self._training_source(augment=augment)
+        rates = self._rates(phase.learning_rate)
+        self._prepare_run(rates)
+        stopping = (EarlyStop(),) if phase.stop_early else ()
+        fit(
+            self.run,
+            source,
+            epochs=phase.epochs,
+            schedule=phase.schedule,
+            rates=rates,
+            loss=self.loss,
+            forward=forward,
+            validate=self.validate,
+            callbacks=(*self.callbacks, *callbacks, *stopping),
+            gradient_clip=self.settings.gradient_clip,
+            name=phase.name,
+            step=phase.step,
+        )
+
+    def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
+        starts = self.model.group_starts
+        at = max(group for group, start in enumerate(starts) if start <= self.model.frozen_line)
+        self.run_phase(
+            Phase(name, epochs, schedule, learning_rate=tuple(self._rates(rates)), frozen_to=at)
+        )
+
+    def fit(self, epochs: int, rates: RateSpec) -> None:
+        """Train with constant rates."""
+        self._fit(epochs, rates, constant(), "fit")
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        rates: RateSpec = 1e-3,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+    ) -> None:
+        """Train with one cycle: rates up, then down to nothing, momentum the other way.
+
+        The rate starts at the peak / `div`, reaches it after `pct_start` of the way and ends at the
+        peak / `div_final`. Source: Smith, arXiv 1803.09820; the numbers are those of fastai 2.
+        """
+        schedule = one_cycle(div=div, div_final=div_final, pct_start=pct_start)
+        self._fit(epochs, rates, schedule, "fit_one_cycle")
+
+    def fit_sgdr(self, cycles: int, rates: RateSpec, *, cycle_len: int = 1, cycle_mult: int = 1) -> None:
+        """Train `cycles` cosine cycles with restarts, each `cycle_mult` times as long as the last.
+
+        The total is Σ cycle_len · cycle_mult^k epochs. Source: Loshchilov and Hutter, arXiv 1608.03983.
+        """
+        schedule = sgdr(cycles, cycle_len, cycle_mult)
+        self._fit(schedule.epochs or cycles, rates, schedule, "fit_sgdr")
+
+    def fit_flat_cos(self, epochs: int, rates: RateSpec) -> None:
+        """Train with flat rates for three quarters of the time and a cosine down to nothing."""
+        self._fit(epochs, rates, flat_cos(), "fit_flat_cos")
+
+    def fine_tune(self, epochs: int, rate: float = 2e-3, *, freeze_epochs: int = 1) -> None:
+        """Train the head, then everything: one cycle each, the second at half the rate.
+
+        As fastai 2 does: the first with 99 % warm-up, the second from rate/200 at the first group to
+        rate/2 at the head.
+        """
+        self.freeze()
+        self.fit_one_cycle(freeze_epochs, slice(rate), pct_start=0.99)
+        self.unfreeze()
+        half = rate / 2
+        self.fit_one_cycle(epochs, slice(half / 100, half), pct_start=0.3, div=5.0)
+
+    def fit_probe(self, on_progress: OnProgress | None = None) -> Probe:
+        """Set the linear head to the optimum of a logistic regression on the frozen features.
+
+        The best head there is for frozen features without augmentation, in a closed run of seconds;
+        fine-tuning from it keeps what the body knows (Kumar et al. 2022, arXiv 2202.10054).
+        """
+        self.freeze()
+        known = self.activations("train", on_progress=on_progress)
+        if known is None:
+            raise UsageError("the activations of the training pictures do not fit in memory")
+        probe = fit_probe(known.features, known.targets, len(self.data.classes), seed=self.settings.seed)
+        self.model.init_head_from(probe.weight, probe.bias)
+        return probe
+
+    # ---- looking at it ---------------------------------------------------------------------
+
+    def predictions(
+        self, split: str = "valid", prepare: Prepare | None = None, *, limit: int | None = None
+    ) -> Predictions:
+        """Return the `Predictions` of a split, in float32; `limit` takes at most that many rows."""
+        source, module = self._source(split, prepare, limit)
+        return predict_samples(module_forward(module, self.device), self.data.samples, source)
+
+    def validate(self, split: str = "valid") -> dict[str, float]:
+        """Return the loss and the metrics of a split, over all its rows at once."""
+        source, module = self._source(split)
+        alone = self.model.frozen_line == self.model.head_stage
+        precision = "float32" if alone else self.precision
+        forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
+        predictions = predict_samples(forward, self.data.samples, source)
+        values = {"valid_loss": get_metric("log_loss")(predictions)}
+        return values | {name: get_metric(name)(predictions) for name in self.metrics}
+
+    def tta(self, split: str = "valid") -> Predictions:
+        """Return predictions averaged over the views that the augmentation allows."""
+        return average([self.predictions(split, view) for view in self.data.views])
+
+    def interpret(self, split: str = "valid") -> Interpretation:
+        """Return tables and pictures of what the model gets right and wrong."""
+        return Interpretation(self.predictions(split), self.data.picture)
+
+    def score(self, split: str = "valid") -> Mapping[str, Interval]:
+        """Return each metric of a split with its 95 % interval."""
+        predictions = self.predictions(split)
+        return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
+
+    def summary(self) -> str:
+        """Return a table of the stages, their groups, parameters, and the frozen line."""
+        return self.model.summary()
+
+    # ---- keeping it ------------------------------------------------------------------------
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return a copy of the weights and buffers, for `set_state`."""
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put weights and buffers back to a copy from `state`; the optimiser starts anew."""
+        self.model.load_state_dict(dict(state))
+        self.run.optimizer = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write a checkpoint (weights, optimiser, history, random states) into a folder.
+
+        Returns the checkpoint's own folder. Raises `StorageError` when the disk is full.
+        """
+        extra = {"frozen_line": self.model.frozen_line, "classes": list(self.data.classes)}
+        return save_checkpoint(Path(path), self.run, extra=extra)
+
+    def load(self, path: str | Path) -> None:
+        """Read the newest good checkpoint that `save` wrote into a folder.
+
+        Raises `ConfigError` when none is whole, or when it is of another model or other classes.
+        """
+        if self.run.optimizer is None:
+            self._prepare_run(self._rates(1.0))
+        restored = load_checkpoint(Path(path), self.run)
+        if tuple(restored.extra["classes"]) != self.data.classes:
+            raise ConfigError(f"the checkpoint {path} is of other classes", "load it with its own data")
+        self.model.freeze_at(int(restored.extra["frozen_line"]))

@@ -1,0 +1,213 @@
+"""After the steps: average views, calibrate, and write the model, the tables and the report."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart import environment
+from headstart.evaluation import (
+    Interpretation,
+    Interval,
+    Predictions,
+    calibrate,
+    interval,
+    paired,
+    write_report,
+)
+from headstart.recipe.result import Result, StepResult
+from headstart.types import Task
+
+if TYPE_CHECKING:
+    from headstart.evaluation import Calibration
+    from headstart.recipe.steps import EightSteps
+
+PICTURES = 36
+"""How many thumbnails of the most telling mistakes go into the report."""
+
+
+def finish(steps: EightSteps) -> Result:
+    """Take the best model through averaging and calibration, and write the run folder."""
+    learner = steps.learner
+    has_test = len(learner.data.rows("test")) > 0
+    valid = steps.best.valid
+    test = learner.predictions("test") if has_test else None
+    averaged = None if steps.stop_reason else _average_views(steps, valid)
+    if averaged is not None:
+        valid = averaged
+        test = learner.tta("test") if has_test else None
+    calibration = _calibrate(steps, valid)
+    valid = valid.with_temperature(calibration.temperature)
+    test = None if test is None else test.with_temperature(calibration.temperature)
+    scored_test = test if test is not None and bool(test.scored_rows.any()) else None
+
+    final = {"valid": _figures(valid), "test": None if scored_test is None else _figures(scored_test)}
+    policy = "flips" if averaged is not None else None
+    steps.narrator.say("")
+    with steps.narrator.progress("writing the model and the report"):
+        learner.export(
+            steps.folder / "model",
+            temperature=calibration.temperature,
+            tta=policy,
+            metrics={
+                f"{split} {name}": value.to_dict()
+                for split, figures in final.items()
+                if figures
+                for name, value in figures.items()
+            },
+            replace=True,
+        )
+        table = steps.folder.save_predictions("predictions.csv", (valid, test))
+        if steps.probe is not None:
+            steps.folder.save_predictions("probe_predictions.csv", (steps.probe, steps.probe_test))
+        steps.plan.to_yaml(steps.folder / "plan.yaml")
+        if steps.data.audit is not None:
+            steps.data.audit.write_quarantine(steps.folder / "quarantine.csv")
+        _save_pictures(steps, table)
+        summary = _summary(steps, final, calibration, policy)
+        steps.folder.save_json("summary.json", summary)
+        write_report(steps.folder.path)
+    return Result(steps.folder.path, tuple(steps.steps), steps.probe, valid, scored_test, summary)
+
+
+def _figures(predictions: Predictions) -> dict[str, Interval]:
+    if predictions.task is Task.MULTI_LABEL:
+        names = ["f2", "macro_f1", "log_loss"]
+    else:
+        names = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "expected_calibration_error"]
+        names += ["top_5"] if len(predictions.classes) > 10 else []
+    return {name: interval(predictions, name) for name in names}
+
+
+def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
+    """Return the validation predictions averaged over views, or None where that does not pay."""
+    views = steps.learner.data.views
+    if len(views) < 2:
+        return None
+    reason = f"The same picture seen {len(views)} ways, and the probabilities averaged."
+    steps.narrator.step(9, "Test-time augmentation", reason)
+    started = time.monotonic()
+    averaged = steps.learner.tta("valid")
+    gain = paired(valid, averaged, "log_loss")
+    kept = gain.probability >= steps.pays
+    metrics = steps.measure(averaged)
+    steps.record(
+        StepResult(
+            number=9,
+            name="Test-time augmentation",
+            reason=reason,
+            kept=kept,
+            outcome=steps.outcome(metrics, gain, kept, "one view"),
+            seconds=time.monotonic() - started,
+            metrics=metrics,
+            gain=gain,
+            gain_accuracy=paired(valid, averaged, steps.metric),
+        )
+    )
+    return averaged if kept else None
+
+
+def _calibrate(steps: EightSteps, valid: Predictions) -> Calibration:
+    reason = "So that of the pictures called 90 % sure, nine in ten are right."
+    steps.narrator.step(10, "Calibration", reason)
+    started = time.monotonic()
+    calibration = calibrate(valid)
+    helps = calibration.temperature != 1.0
+    outcome = (
+        f"temperature {calibration.temperature:.2f}; cross-fitted log loss "
+        f"{calibration.log_loss_before:.3f} → {calibration.log_loss_after:.3f}"
+        if helps
+        else "no temperature lowers the cross-fitted log loss, so the probabilities stay as they are"
+    )
+    steps.record(
+        StepResult(10, "Calibration", reason, helps, outcome, time.monotonic() - started)
+    )
+    return calibration
+
+
+def _save_pictures(steps: EightSteps, table: Predictions) -> None:
+    """Save thumbnails of the highest losses and of the most confused pairs, named by row of `table`."""
+    scored = np.flatnonzero(table.scored_rows)
+    if not len(scored):
+        return
+    order = scored[np.argsort(-table.loss[scored], kind="stable")]
+    for row in order[:PICTURES]:
+        picture = steps.learner.data.picture(int(table.index[row]))
+        steps.folder.save_picture(f"pictures/{row}.jpg", picture)
+
+
+def _note(steps: EightSteps, tested: bool) -> str:
+    kept = sum(step.kept is not None for step in steps.steps)
+    if tested:
+        return "The test part was never used to choose anything: its figures are honest."
+    return (
+        f"The model was chosen among {kept} by these validation figures, so they are a little optimistic. "
+        "Keep a test part aside (--test 0.15) for an honest one."
+    )
+
+
+def _summary(
+    steps: EightSteps,
+    final: dict[str, dict[str, Interval] | None],
+    calibration: Calibration,
+    policy: str | None,
+) -> dict[str, Any]:
+    data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
+    bad = [] if audit is None else audit.bad()
+    tta = next((step for step in steps.steps if step.number == 9), None)
+    return {
+        "schema": 1,
+        "headstart": environment.versions().get("headstart", ""),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "settings": {
+            "arch": steps.body.arch,
+            "weights": "none" if steps.body.from_scratch else str(steps.body.weights or "hub"),
+            "image_size": list(data.image_size),
+            "batch_size": data.batch_size,
+            "augmentation": data.augmentation.to_dict(),
+            "optimizer": steps.plan.settings.optimizer,
+            "weight_decay": steps.plan.settings.weight_decay,
+            "precision": steps.learner.precision,
+            "device": str(steps.learner.device),
+            "seed": data.seed,
+            "budget": steps.clock.budget,
+        },
+        "data": {
+            "root": str(data.samples.root),
+            "line": data.summary(),
+            "classes": list(data.classes),
+            "task": str(data.task),
+            "counts": data.counts,
+            "quarantined": [{"path": path, "code": code} for path, code in bad[:200]],
+            "quarantined_count": len(bad),
+            "duplicates": 0 if audit is None else audit.duplicate_count,
+            "notes": list(data.samples.notes),
+        },
+        "model": {
+            "arch": steps.body.arch,
+            "weights": model.provenance.source,
+            "licence": model.provenance.licence,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "image_size": list(data.image_size),
+            "groups": model.group_table(),
+            "head": model.head_kind,
+        },
+        "steps": [step.to_dict() for step in steps.steps],
+        "finders": steps.finders,
+        "final": {
+            split: None if figures is None else {name: value.to_dict() for name, value in figures.items()}
+            for split, figures in final.items()
+        }
+        | {"note": _note(steps, final["test"] is not None)},
+        "tta": None if tta is None else {"policy": "flips", "kept": policy is not None, **tta.to_dict()},
+        "calibration": calibration.to_dict(),
+        "seconds": round(steps.clock.elapsed, 3),
+        "stop_reason": steps.stop_reason,
+        "versions": environment.versions(),
+        "machine": environment.machine(),
+    }

@@ -1,0 +1,88 @@
+"""What the eight steps leave behind: a result per step, and the run as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headstart.evaluation import Gain, Interval, Predictions
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a phase over-fitted, under-fitted or neither, and what to do about it."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step: why it was taken, what it gained and cost, and whether it was kept.
+
+    `kept` is None for steps that cannot be undone because they change no prediction. `gain` is the
+    fall of the validation log loss against the best model before the step, `gain_accuracy` the rise
+    of the accuracy, both with 95 % intervals from the same paired bootstrap.
+    """
+
+    number: int
+    name: str
+    reason: str
+    kept: bool | None
+    outcome: str
+    seconds: float
+    epochs: int = 0
+    metrics: dict[str, Interval] = field(default_factory=dict)
+    gain: Gain | None = None
+    gain_accuracy: Gain | None = None
+    verdict: Verdict | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the step as JSON can hold it."""
+        return {
+            "number": self.number,
+            "name": self.name,
+            "reason": self.reason,
+            "kept": self.kept,
+            "outcome": self.outcome,
+            "seconds": round(self.seconds, 3),
+            "epochs": self.epochs,
+            "metrics": {name: interval_dict(value) for name, value in self.metrics.items()},
+            "gain": None if self.gain is None else {"metric": "log_loss", **interval_dict(self.gain)},
+            "gain_accuracy": None if self.gain_accuracy is None else interval_dict(self.gain_accuracy),
+            "verdict": None
+            if self.verdict is None
+            else {"kind": self.verdict.kind, "text": self.verdict.text},
+        }
+
+
+def interval_dict(interval: Interval | Gain) -> dict[str, float]:
+    """Return value, low and high as JSON can hold them."""
+    return {"value": float(interval.value), "low": float(interval.low), "high": float(interval.high)}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its folder, its steps and its predictions.
+
+    `valid` and `test` are the predictions of the model that was saved; `test` is None where there
+    was no labelled test part.
+    """
+
+    folder: Path
+    steps: tuple[StepResult, ...]
+    probe: Predictions | None
+    valid: Predictions
+    test: Predictions | None
+    summary: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The bundle: give it to `headstart.load` or to `headstart predict`."""
+        return self.folder / "model"
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder / "report.html"

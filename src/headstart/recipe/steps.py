@@ -1,0 +1,394 @@
+"""The eight steps: each is run, measured against the best model so far, and kept or undone.
+
+The probe comes first and needs neither torch nor a training step: a logistic regression on the
+frozen features. Every later step must earn its time against it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headstart.errors import StoppedError, UsageError
+from headstart.evaluation import Gain, Interval, Predictions, calibrate, interval, paired
+from headstart.imagedata import ImageData
+from headstart.inference import predictions_of
+from headstart.models import TensorSource, cached_engine, fit_probe, materialise, weights_identity
+from headstart.recipe.clock import Clock, spoken
+from headstart.recipe.folder import RunFolder
+from headstart.recipe.narrator import Narrator
+from headstart.recipe.result import Result, StepResult, Verdict
+from headstart.training import Phase, Plan
+from headstart.types import Size
+
+if TYPE_CHECKING:
+    import torch
+
+    from headstart.learner import Learner
+    from headstart.models import Engine
+    from headstart.training import FinderResult
+
+PAYS = 0.95
+"""A step is kept when this share of the bootstrap's resamples says that it lowered the log loss."""
+
+DEFAULT_RATE = 1e-3
+HIGHEST_RATE = 1e-2
+
+
+@dataclass
+class Best:
+    """The best model so far: how it predicts the validation rows, and how to get it back."""
+
+    valid: Predictions
+    state: dict[str, torch.Tensor]
+    size: Size
+    name: str
+
+
+@dataclass(frozen=True)
+class Body:
+    """What to start from: a timm name and where its weights are."""
+
+    arch: str = "resnet34"
+    weights: str | Path | None = None
+    from_scratch: bool = False
+
+
+class EightSteps:
+    """One run of the recipe over `data`, following `plan`, written to `folder`.
+
+    `rate_ratio` is how many times lower each earlier group's rate is than the next (3 to 10), or None
+    to decide by how well the frozen features do. `metric` is shown beside the log loss.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        plan: Plan,
+        body: Body,
+        folder: RunFolder,
+        narrator: Narrator,
+        *,
+        clock: Clock,
+        rate_ratio: float | None = None,
+        metric: str = "accuracy",
+        device: str = "auto",
+    ) -> None:
+        if rate_ratio is not None and not 1 <= rate_ratio <= 100:
+            raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
+        self.data, self.plan, self.body = data, plan, body
+        self.folder, self.narrator, self.clock = folder, narrator, clock
+        self.rate_ratio, self.metric, self.device = rate_ratio, metric, device
+        self.steps: list[StepResult] = []
+        self.finders: list[dict[str, object]] = []
+        self.probe: Predictions | None = None
+        self.probe_skill = 0.0
+        self.stop_reason = ""
+
+    # ---- the way through -------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Take every step of the plan, then average, calibrate and write everything."""
+        adopted = None if self.body.from_scratch else self._first_probe()
+        self._start_learner(adopted)
+        self._describe_augmentation()
+        for phase in self.plan:
+            if self.stop_reason:
+                break
+            self._phase(phase)
+        self._restore_best()
+        return self._finish()
+
+    def _first_probe(self) -> tuple[Engine, dict[str, TensorSource]]:
+        """Fit the probe on features of the frozen body, before torch is needed where possible."""
+        self.narrator.step(
+            0,
+            "Probe",
+            "A logistic regression on what the pretrained network already sees: the score to beat.",
+        )
+        started = time.monotonic()
+        identity = weights_identity(self.body.arch, self.body.weights)
+        engine = cached_engine(identity, self.data.image_size, threads=self.data.threads)
+        if engine is None:
+            self.narrator.say("  exporting the frozen body (once for these weights and this size) …")
+            engine = self._make_learner().engine()
+        self.data = self.data.for_weights(engine.crop_fraction, engine.interpolation)
+        sources = {}
+        for split in ("train", "valid", "test"):
+            if len(self.data.rows(split)):
+                with self.narrator.progress(f"looking at {split} pictures") as on_progress:
+                    features = materialise(self.data.source(split), engine, on_progress)
+                sources[split] = TensorSource(*features, batch_size=self.data.batch_size, seed=self.data.seed)
+        train = sources["train"]
+        fitted = fit_probe(train.features, train.targets, len(self.data.classes), seed=self.data.seed)
+        self.probe_head = (fitted.weight, fitted.bias)
+        predictions = {
+            split: predictions_of(self.data.samples, source.index, fitted.logits(source.features))
+            for split, source in sources.items()
+        }
+        self.probe = predictions["valid"]
+        self.probe_test = predictions.get("test")
+        self.probe_skill = self._skill(self.probe)
+        metrics = self._measure(self.probe)
+        self._record(
+            StepResult(
+                number=0,
+                name="Probe",
+                reason="A logistic regression on the frozen features: every later step must beat it.",
+                kept=True,
+                outcome=f"{self._figures(metrics)}; penalty C = {fitted.penalty:g} by cross-validation",
+                seconds=time.monotonic() - started,
+                metrics=metrics,
+            )
+        )
+        self.folder.history(
+            step=0,
+            name="probe",
+            epoch=0,
+            train_loss=interval_value(self._measure(predictions["train"]), "log_loss"),
+            valid_loss=interval_value(metrics, "log_loss"),
+            **{self.metric: interval_value(metrics, self.metric)},
+            time=round(time.monotonic() - started, 3),
+        )
+        return engine, sources
+
+    def _make_learner(self) -> Learner:
+        from headstart.learner import Learner
+
+        return Learner(
+            self.data,
+            self.body.arch,
+            weights=self.body.weights,
+            from_scratch=self.body.from_scratch,
+            metrics=(self.metric,),
+            settings=self.plan.settings,
+            device=self.device,
+            callbacks=self.narrator.callbacks(self.metric),
+        )
+
+    def _start_learner(self, adopted: tuple[Engine, dict[str, TensorSource]] | None) -> None:
+        self.learner = self._make_learner()
+        self.data = self.learner.data
+        if adopted is not None:
+            self.learner.adopt(*adopted)
+            self.learner.model.init_head_from(*self.probe_head)
+        valid = self.learner.predictions("valid")
+        name = "probe" if adopted is not None else "untrained network"
+        self.best = Best(valid, self.learner.state(), self.data.image_size, name)
+
+    def _describe_augmentation(self) -> None:
+        reason = "Small changes that leave the label true make few pictures go further."
+        self.narrator.step(1, "Data with augmentation", reason)
+        started = time.monotonic()
+        self.folder.save_figure("augmentation.jpg", self.data.show_batch(12))
+        result = StepResult(
+            number=1,
+            name="Data with augmentation",
+            reason=reason,
+            kept=None,
+            outcome=f"{self.data.augmentation.describe()}; see augmentation.jpg",
+            seconds=time.monotonic() - started,
+        )
+        self._record(result)
+
+    # ---- one phase -------------------------------------------------------------------------
+
+    def _phase(self, phase: Phase) -> None:
+        self._restore_best()
+        whole = phase.frozen_to == 0
+        if whole and not self.body.from_scratch:
+            self._unfreeze()
+        self.learner.freeze_to(phase.frozen_to)
+        if phase.image_size is not None and phase.image_size != self.learner.data.image_size:
+            self.learner.set_data(self.learner.data.resize(phase.image_size))
+        ratio = self._choose_ratio() if whole and not self.body.from_scratch else 1.0
+        shortened = self._find_rate(phase, ratio)
+        if shortened is None:
+            return
+        self.narrator.step(phase.step, phase.name[:1].upper() + phase.name[1:], phase.reason)
+        started = time.monotonic()
+        epochs = self._train(shortened)
+        after = self.learner.predictions("valid")
+        verdict = self._verdict(after)
+        self._judge(shortened, after, time.monotonic() - started, epochs, verdict)
+
+    def _unfreeze(self) -> None:
+        started = time.monotonic()
+        reason = "The head has settled, so gradients into the body now carry sense."
+        self.narrator.step(5, "Unfreeze", reason)
+        self.learner.unfreeze()
+        count = sum(p.numel() for group in self.learner.model.parameter_groups() for p in group)
+        self._record(
+            StepResult(
+                5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started
+            )
+        )
+
+    def _choose_ratio(self) -> float:
+        started = time.monotonic()
+        if self.rate_ratio is not None:
+            ratio, why = self.rate_ratio, "as asked for"
+        elif self.probe_skill >= 0.8:
+            ratio = 10.0
+            why = f"frozen features alone go {self.probe_skill:.0%} of the way from guessing to perfect"
+        else:
+            ratio = 3.0
+            why = f"frozen features alone go only {self.probe_skill:.0%} of the way: the body must change more"
+        reason = "Early layers see edges and colours, which any pictures share: they need the least change."
+        self.narrator.step(6, "Lower rates for earlier groups", reason)
+        outcome = f"each group at 1/{ratio:g} of the rate of the next ({why})"
+        self._record(
+            StepResult(6, "Lower rates", reason, None, outcome, time.monotonic() - started)
+        )
+        return ratio
+
+    def _find_rate(self, phase: Phase, ratio: float) -> Phase | None:
+        """Return the phase with its rate and, on a budget, with the epochs that fit; None to skip it."""
+        number = 7 if phase.frozen_to == 0 else 2
+        groups = len(self.learner.model.group_starts)
+        if phase.learning_rate is not None:
+            return self._shorten(phase, self._epoch_seconds(phase))
+        reason = "The highest rate at which the loss still clearly improves."
+        title = "Learning-rate finder" + (", again" if number == 7 else "")
+        self.narrator.step(number, title, reason)
+        started = time.monotonic()
+        spread = slice(ratio ** (1 - groups), 1.0) if ratio != 1 else slice(1.0, 1.0)
+        learner = self.learner.precompute() if phase.precompute else self.learner
+        steps = math.ceil(len(self.data.rows("train")) / self.data.batch_size)
+        iterations = 100 if phase.frozen_to != 0 else max(30, min(100, steps))
+        found = learner.lr_find(spread, iterations=iterations, start=1e-6 if phase.frozen_to == 0 else 1e-7)
+        rate, why = self._choose_rate(found)
+        seconds = time.monotonic() - started
+        self.finders.append(
+            {
+                "step": number,
+                "title": f"{title}: {phase.name}",
+                "rates": [float(value) for value in found.rates],
+                "losses": [float(value) for value in found.losses],
+                "smoothed": [float(value) for value in found.smoothed],
+                "suggestions": {name: value for name, value in found.suggestions.items()},
+                "chosen": rate,
+                "note": why,
+            }
+        )
+        self._record(StepResult(number, title, reason, None, f"{rate:.1e} for the head: {why}", seconds))
+        rates = tuple(rate * ratio ** (k + 1 - groups) for k in range(groups))
+        per_epoch = seconds / max(1, len(found.rates)) * steps
+        return self._shorten(replace(phase, learning_rate=rates), per_epoch)
+
+    def _choose_rate(self, found: FinderResult) -> tuple[float, str]:
+        valley = found.suggestions.get("valley")
+        if valley is None:
+            return DEFAULT_RATE, f"the default, since {found.note or 'the curve has no valley'}"
+        if valley > HIGHEST_RATE:
+            return HIGHEST_RATE, f"the valley of the curve is at {valley:.1e}, above what fine-tuning bears"
+        return float(valley), "the valley of the curve"
+
+    def _epoch_seconds(self, phase: Phase) -> float:
+        """Measure a few steps, bit-exactly undone, and return how long an epoch will take."""
+        steps = math.ceil(len(self.data.rows("train")) / self.data.batch_size)
+        learner = self.learner.precompute() if phase.precompute else self.learner
+        started = time.monotonic()
+        learner.lr_find(1.0, iterations=3, end=1e-6)
+        return (time.monotonic() - started) / 3 * steps
+
+    def _shorten(self, phase: Phase, epoch_seconds: float) -> Phase | None:
+        """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""
+        seen = sum(len(self.data.rows(split)) for split in ("valid", "test"))
+        # What follows the phase costs about a third of a training step for each picture and view.
+        views = 1 + len(self.data.views)
+        reserve = 5 + epoch_seconds * seen * views / (3 * max(1, len(self.data.rows("train"))))
+        left = self.clock.left(reserve)
+        if phase.epochs * epoch_seconds <= left:
+            return phase
+        shorter = phase
+        while shorter.epochs * epoch_seconds > left and shorter.epochs > 1:
+            shorter = shorter.scaled(max(1 / shorter.epochs, (shorter.epochs - 1) / shorter.epochs))
+        if shorter.epochs * epoch_seconds > left:
+            self.narrator.say(f"  no time is left for {phase.name} ({spoken(epoch_seconds)} an epoch): skipped")
+            return None
+        self.narrator.say(
+            f"  {phase.epochs} epochs would take {spoken(phase.epochs * epoch_seconds)}: "
+            f"cut to {shorter.epochs} to keep the budget"
+        )
+        return shorter
+
+    def _train(self, phase: Phase) -> int:
+        from headstart.training import KeepBest
+
+        keep = KeepBest(self.learner.model)
+        before = self.learner.run.epoch
+        self.learner.run_phase(phase, (keep, self.folder.watch(phase, self.metric)))
+        keep.restore()
+        if self.learner.run.stop_reason == "interrupted":
+            self.stop_reason = "interrupted"
+        return self.learner.run.epoch - before
+
+    # ---- judging ---------------------------------------------------------------------------
+
+    def _judge(
+        self, phase: Phase, after: Predictions, seconds: float, epochs: int, verdict: Verdict | None
+    ) -> None:
+        gain = paired(self.best.valid, after, "log_loss")
+        accuracy = paired(self.best.valid, after, self.metric)
+        kept = gain.probability >= PAYS
+        metrics = self._measure(after)
+        change = f"log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
+        tail = "kept" if kept else f"not clearly better than the {self.best.name}, so undone"
+        if kept:
+            size = self.learner.data.image_size
+            self.best = Best(after, self.learner.state(), size, phase.name)
+        self._record(
+            StepResult(
+                number=phase.step,
+                name=phase.name,
+                reason=phase.reason,
+                kept=kept,
+                outcome=f"{self._figures(metrics)}; {change}: {tail}",
+                seconds=seconds,
+                epochs=epochs,
+                metrics=metrics,
+                gain=gain,
+                gain_accuracy=accuracy,
+                verdict=verdict,
+            )
+        )
+
+    def _verdict(self, after: Predictions) -> Verdict | None:
+        """Compare the losses on training and validation pictures, both without augmentation."""
+        rows = [row for row in self.folder.rows if row["phase"] == len(self.folder.phases)]
+        losses = [float(row["valid_loss"]) for row in rows]
+        if not losses:
+            return None
+        train = self.learner.predictions("train", limit=max(len(after), 200))
+        return diagnose(interval_value(self._measure(train), "log_loss"), losses)
+
+    def _restore_best(self) -> None:
+        if self.learner.data.image_size != self.best.size:
+            self.learner.set_data(self.learner.data.resize(self.best.size))
+        self.learner.set_state(self.best.state)
+
+    def _skill(self, predictions: Predictions) -> float:
+        """Return how far the accuracy is from guessing (0) to perfect (1)."""
+        chance = 1 / max(2, len(self.data.classes))
+        accuracy = interval(predictions, "accuracy").value
+        return max(0.0, (accuracy - chance) / (1 - chance))
+
+    def _measure(self, predictions: Predictions) -> dict[str, Interval]:
+        names = dict.fromkeys((self.metric, "log_loss"))
+        return {name: interval(predictions, name) for name in names}
+
+    def _figures(self, metrics: dict[str, Interval]) -> str:
+        shown = metrics[self.metric]
+        name = self.metric.replace("_", " ")
+        return (
+            f"{name} {shown.value:.1%} ({shown.low:.1%} … {shown.high:.1%}), "
+            f"log loss {metrics['log_loss'].value:.3f}"
+        )
+
+    def _record(self, result: StepResult) -> None:
+        self.steps.append(result)
+        self.narrator.outcome(result)

@@ -1,0 +1,32 @@
+"""Over-fitting, under-fitting or neither: a plain verdict from the losses of a phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headstart.recipe.result import Verdict
+
+RISE = 1.05
+CLOSE = 0.9
+STILL_FALLING = 0.98
+
+
+def diagnose(train_loss: float, valid_losses: Sequence[float]) -> Verdict:
+    """Return the verdict on a phase.
+
+    `train_loss` is the loss on training pictures in evaluation mode without augmentation, so that it
+    can be compared with `valid_losses`, the validation loss after each epoch. Over-fitting: the
+    validation loss has turned up while the training loss lies below it. Under-fitting: the two are
+    close and the validation loss was still falling at the end.
+    """
+    last, best = valid_losses[-1], min(valid_losses)
+    figures = f"loss {train_loss:.3f} on training pictures, {last:.3f} on validation pictures"
+    if last > RISE * best and train_loss < last:
+        return Verdict(
+            "over-fitting",
+            f"{figures}, up from {best:.3f}. Add pictures or augmentation, or start with smaller pictures.",
+        )
+    falling = len(valid_losses) > 1 and last < STILL_FALLING * valid_losses[-2]
+    if train_loss > CLOSE * last and falling:
+        return Verdict("under-fitting", f"{figures} and still falling. Train longer (--epochs 2).")
+    return Verdict("neither", f"{figures}.")

@@ -1,0 +1,189 @@
+"""Callbacks: what a run calls at ten moments; and those that stop, keep and write."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headstart.errors import OutputError, StorageError, UsageError
+from headstart.training.run import Row, Run
+from headstart.types import Batch
+
+
+class Callback:
+    """Ten moments of training; a subclass overrides those it cares for.
+
+    `run` is the run under way: `run.span` says how far it has come, and writing a reason into
+    `run.stop_reason` ends training after the step. What a callback must remember to go on after a
+    restart, it gives from `state` and takes back in `restore_state`.
+    """
+
+    def before_fit(self, run: Run) -> None:
+        """Training begins, or goes on after a restart."""
+
+    def before_epoch(self, run: Run) -> None:
+        """An epoch begins; the network is in training mode."""
+
+    def before_batch(self, run: Run, batch: Batch) -> Batch:
+        """A batch is about to be used; return it, or another in its place."""
+        return batch
+
+    def after_loss(self, run: Run, loss: Tensor) -> Tensor:
+        """The loss of the batch is known, a scalar; return it, or another in its place."""
+        return loss
+
+    def after_backward(self, run: Run) -> None:
+        """The gradients are there and may be changed; the weights have not moved yet."""
+
+    def after_step(self, run: Run) -> None:
+        """The weights have moved; `run.step` counts the step."""
+
+    def before_validate(self, run: Run) -> None:
+        """The epoch's last step is done and validation begins."""
+
+    def after_validate(self, run: Run, metrics: dict[str, float]) -> None:
+        """Validation is done; `metrics` may be added to."""
+
+    def after_epoch(self, run: Run, row: Row) -> None:
+        """The epoch is over and `row` is in the history."""
+
+    def after_fit(self, run: Run) -> None:
+        """Training is over: done, stopped, or failed."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what must survive a restart: tensors, and what JSON can hold."""
+        return {}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+
+def _figure(row: Row, name: str) -> float:
+    value = row.get(name)
+    if value is None and name not in row:
+        raise UsageError(
+            f"the history has no {name!r} to watch", f"validate, or choose from {', '.join(sorted(row))}"
+        )
+    return math.inf if value is None else float(value)
+
+
+class EarlyStop(Callback):
+    """Stops when a whole cycle of the schedule brought no better validation loss.
+
+    A cycle starts at a high rate, where the loss is rightly worse: only whole cycles are compared.
+    A schedule without restarts is one cycle and is never stopped.
+    """
+
+    def __init__(self, monitor: str = "valid_loss") -> None:
+        self.monitor = monitor
+        self.best = math.inf
+        self.best_of_cycle = math.inf
+
+    def before_fit(self, run: Run) -> None:
+        """Forget other phases; after a restart within this one nothing is forgotten."""
+        if run.span is not None and run.span.done == 0:
+            self.best = self.best_of_cycle = math.inf
+
+    def after_epoch(self, run: Run, row: Row) -> None:
+        """Compare at the end of a cycle."""
+        self.best_of_cycle = min(self.best_of_cycle, _figure(row, self.monitor))
+        if run.span is None or not run.span.at_cycle_end:
+            return
+        if self.best_of_cycle >= self.best and run.span.done < run.span.total:
+            run.stop_reason = f"early stop: {self.monitor} has not improved for a whole cycle"
+        self.best = min(self.best, self.best_of_cycle)
+        self.best_of_cycle = math.inf
+
+    def state(self) -> dict[str, Any]:
+        """Return the best figures so far."""
+        return {"best": _finite(self.best), "best_of_cycle": _finite(self.best_of_cycle)}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take back the best figures so far."""
+        self.best = _or_infinity(state["best"])
+        self.best_of_cycle = _or_infinity(state["best_of_cycle"])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+class KeepBest(Callback):
+    """Keeps in memory a copy of what trains, as it was at the epoch with the best validation loss.
+
+    What trains: parameters with `requires_grad`, and all buffers. `restore` puts it back bit by bit.
+    """
+
+    def __init__(self, monitor: str = "valid_loss") -> None:
+        self.monitor = monitor
+        self.best = math.inf
+        self.epoch: int | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    def after_epoch(self, run: Run, row: Row) -> None:
+        """Copy the weights if this epoch is the best so far; a loss that is not finite never is."""
+        value = _figure(row, self.monitor)
+        if value < self.best:
+            self.best, self.epoch = value, run.epoch
+            self._kept = {name: tensor.detach().clone() for name, tensor in _changing(run).items()}
+
+    def restore(self, run: Run) -> bool:
+        """Put the best weights back into `run.model`; return False where there are none."""
+        targets = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
+        with torch.no_grad():
+            for name, kept in self._kept.items():
+                targets[name].copy_(kept)
+        return bool(self._kept)
+
+    def state(self) -> dict[str, Any]:
+        """Return the best figure, its epoch and the weights."""
+        weights = {f"kept.{name}": tensor for name, tensor in self._kept.items()}
+        return {"best": _finite(self.best), "epoch": self.epoch, **weights}
+
+    def restore_state(self, state: Mapping[str, Any]) -> None:
+        """Take back the best figure, its epoch and the weights."""
+        self.best, self.epoch = _or_infinity(state["best"]), state["epoch"]
+        self._kept = {
+            name.removeprefix("kept."): tensor for name, tensor in state.items() if name.startswith("kept.")
+        }
+
+
+def _changing(run: Run) -> dict[str, Tensor]:
+    trained = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
+    return {**trained, **dict(run.model.named_buffers())}
+
+
+class HistoryWriter(Callback):
+    """Appends each epoch's row to a JSON-lines file as soon as the epoch is over.
+
+    `extra` is added to every row. A failing disk raises `StorageError`, a refusal `OutputError`.
+    """
+
+    def __init__(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self.extra = dict(extra or {})
+
+    def after_epoch(self, run: Run, row: Row) -> None:
+        """Append one line and wait until it is on the disk."""
+        line = json.dumps({**row, **self.extra}, ensure_ascii=True, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab") as stream:
+                stream.write(line.encode("ascii"))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except PermissionError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise StorageError(f"{self.path} could not be written: {error.strerror}") from error

@@ -1,0 +1,255 @@
+"""The learning-rate finder: train for a moment at ever higher rates, look, and undo all of it.
+
+Smith, arXiv 1506.01186; the suggestions are those of fastai 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from headstart.errors import DataError, UsageError
+from headstart.training.loop import batch_loss
+from headstart.training.losses import Loss
+from headstart.training.optim import Rates, set_rates
+from headstart.training.run import Run
+from headstart.training.seeding import own_randomness, seed_step
+from headstart.training.snapshot import untouched
+from headstart.types import Batch, BatchSource
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curve = NDArray[np.float64]
+TAIL = 5
+FEWEST_POINTS = 10
+# Below this part of itself the loss has not moved enough to tell a good rate from a bad one.
+FLAT = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class FinderResult:
+    """What the finder saw: `rates`, raw `losses` and `smoothed` losses, one for each step.
+
+    `suggestions` has a rate, or None, for each of `valley`, `steep`, `minimum` and `slide`; all are
+    None where the curve says nothing, and `note` then says why. `rises` is the first rate at which
+    the loss clearly rises again, None if it never does: a step must stay well below.
+    """
+
+    rates: Curve
+    losses: Curve
+    smoothed: Curve
+    suggestions: Mapping[str, float | None] = field(default_factory=dict)
+    rises: float | None = None
+    note: str = ""
+
+    @property
+    def valley(self) -> float | None:
+        """The middle of the longest stretch in which the loss falls; the usual choice."""
+        return self.suggestions.get("valley")
+
+    @property
+    def steep(self) -> float | None:
+        """Where the loss falls fastest."""
+        return self.suggestions.get("steep")
+
+    @property
+    def minimum(self) -> float | None:
+        """A tenth of the rate with the lowest loss."""
+        return self.suggestions.get("minimum")
+
+    @property
+    def slide(self) -> float | None:
+        """The left end of the last interval over which the slope of the loss changes little."""
+        return self.suggestions.get("slide")
+
+    def plot(self) -> Figure:
+        """Return a figure of the smoothed loss over the rate, with the suggestions."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.rates, self.losses, color="0.8", linewidth=1, label="loss")
+        axes.plot(self.rates, self.smoothed, color="C0", label="smoothed")
+        for number, (name, rate) in enumerate(self.suggestions.items(), start=1):
+            if rate is not None:
+                height = float(np.interp(math.log(rate), np.log(self.rates), self.smoothed))
+                axes.plot([rate], [height], "o", color=f"C{number}", label=f"{name} {rate:.2e}")
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=self.note)
+        low, high = float(np.nanmin(self.smoothed)), float(self.smoothed[0])
+        axes.set_ylim(low - 0.1 * abs(high - low) - 1e-6, max(high, low) + abs(high - low) + 1e-6)
+        axes.legend()
+        return figure
+
+
+def lr_find(
+    run: Run,
+    source: BatchSource,
+    *,
+    loss: Loss,
+    forward: nn.Module | None = None,
+    rates: Rates | None = None,
+    start: float = 1e-7,
+    end: float = 10.0,
+    iterations: int = 100,
+    stop_factor: float = 4.0,
+) -> FinderResult:
+    """Train `iterations` steps at rates from `start` to `end`, and put everything back.
+
+    The rate grows by the same factor at each step; the search stops early when the loss is not
+    finite or, smoothed, above `stop_factor` times its best. `rates` gives the proportions between
+    the groups (see `group_rates`); the last group's rate is the one that is searched. Weights,
+    buffers, gradients, optimiser, modes and random states (Python, NumPy, torch) are bit by bit
+    what they were, also after an error or Ctrl-C. Nothing is written to disk.
+    """
+    if run.optimizer is None:
+        raise UsageError("the run has no optimiser", "make one with make_optimizer")
+    if not (0 < start < end) or iterations < 2:
+        raise UsageError(f"cannot search from {start} to {end} in {iterations} steps")
+    network = forward or run.model
+    optimizer = run.optimizer
+    groups = 1 + max(group["number"] for group in optimizer.param_groups)
+    proportions = [rate / rates[-1] for rate in rates] if rates else [1.0] * groups
+    device = torch.device(run.device)
+    tried: list[float] = []
+    losses: list[float] = []
+    smoother = _Smoother(smoothing_for(iterations))
+    with untouched(run, network), own_randomness(device):
+        network.train()
+        for step, batch in zip(range(iterations), _endless(source, run.epoch), strict=False):
+            rate = start * (end / start) ** (step / iterations)
+            set_rates(optimizer, proportions, rate)
+            seed_step(device, run.seed, run.step + step)
+            value = batch_loss(run, network, loss, batch)
+            tried.append(rate)
+            losses.append(float(value.detach()))
+            if not math.isfinite(losses[-1]) or smoother.add(losses[-1]) > stop_factor * smoother.best:
+                break
+            optimizer.zero_grad()
+            torch.autograd.backward(value)
+            optimizer.step()
+    return judge(np.array(tried), np.array(losses), iterations)
+
+
+def smoothing_for(iterations: int) -> float:
+    """Return the weight of the past in the running mean: 0.98 for 100 steps, less for fewer."""
+    return float(0.98 ** (100 / iterations))
+
+
+class _Smoother:
+    """A running mean that does not remember its start at zero."""
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.average = 0.0
+        self.weight = 0.0
+        self.best = math.inf
+
+    def add(self, value: float) -> float:
+        self.average = self.beta * self.average + (1 - self.beta) * value
+        self.weight = self.beta * self.weight + (1 - self.beta)
+        smoothed = self.average / self.weight
+        self.best = min(self.best, smoothed)
+        return smoothed
+
+
+def _endless(source: BatchSource, epoch: int) -> Iterator[Batch]:
+    if len(source) == 0:
+        raise DataError("there is nothing to train on: the source gives no batches")
+    while True:
+        yield from source.epoch(epoch)
+        epoch += 1
+
+
+def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
+    """Smooth a curve, and suggest rates or say why not: what `lr_find` does with what it saw."""
+    beta = smoothing_for(iterations)
+    smoother = _Smoother(beta)
+    smoothed = np.array([smoother.add(float(value)) for value in losses])
+    chosen = slice(iterations // 10, max(0, len(rates) - TAIL))
+    used_rates, used = rates[chosen], smoothed[chosen]
+    finite = np.isfinite(used)
+    if not finite.all():
+        used_rates, used = used_rates[: finite.argmin()], used[: finite.argmin()]
+    names = ("valley", "steep", "minimum", "slide")
+    if len(used) < FEWEST_POINTS:
+        note = f"only {len(losses)} of {iterations} steps were finite: start at a lower rate"
+        return FinderResult(rates, losses, smoothed, dict.fromkeys(names), None, note)
+    noise = _noise(losses, smoothed, iterations // 10 + int(used.argmin()), beta)
+    note = _why_not(used, noise)
+    suggestions = dict.fromkeys(names) if note else _suggestions(used_rates, used)
+    return FinderResult(rates, losses, smoothed, suggestions, _rises(rates, smoothed, used, noise), note)
+
+
+def _noise(losses: Curve, smoothed: Curve, until: int, beta: float) -> float:
+    """Return the standard error of the smoothed loss, from how the raw one jumps around it."""
+    before = slice(0, max(FEWEST_POINTS, until + 1))
+    residual = losses[before] - smoothed[before]
+    spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
+    return spread * math.sqrt((1 - beta) / (1 + beta))
+
+
+def _why_not(used: Curve, noise: float) -> str:
+    first, lowest = float(used[0]), float(used.min())
+    fell = first - lowest
+    if fell < FLAT * abs(first):
+        return f"the loss hardly moves at any rate (it fell by {100 * fell / max(abs(first), 1e-12):.2g} %)"
+    if fell < 3 * noise:
+        return f"the loss is too noisy to read: it fell by {fell:.2g}, and jumps by {noise:.2g} on its own"
+    return ""
+
+
+def _rises(rates: Curve, smoothed: Curve, used: Curve, noise: float) -> float | None:
+    lowest = float(used.min())
+    after = int(np.nanargmin(np.where(np.isfinite(smoothed), smoothed, np.inf)))
+    limit = lowest + max(3 * noise, 0.05 * abs(lowest))
+    for position in range(after, len(rates)):
+        if not smoothed[position] <= limit:
+            return float(rates[position])
+    return None
+
+
+def _suggestions(rates: Curve, losses: Curve) -> dict[str, float | None]:
+    slopes = np.diff(losses) / np.diff(np.log(rates))
+    return {
+        "valley": _valley(rates, losses),
+        "steep": float(rates[slopes.argmin()]),
+        "minimum": float(rates[losses.argmin()]) / 10,
+        "slide": _slide(rates, losses),
+    }
+
+
+def _valley(rates: Curve, losses: Curve) -> float:
+    """Return the rate in the middle third of the longest falling subsequence."""
+    lengths: Sequence[int] = _falling_lengths(losses)
+    last = int(np.argmax(lengths))
+    first = max(0, last - lengths[last])
+    third = (last - first) / 3
+    return float(rates[first + int(third) + int(third / 2)])
+
+
+def _falling_lengths(losses: Curve) -> list[int]:
+    """Return for each point the length of the longest falling subsequence that ends there."""
+    lengths = [1] * len(losses)
+    for i in range(1, len(losses)):
+        lengths[i] = 1 + max((lengths[j] for j in range(i) if losses[i] < losses[j]), default=0)
+    return lengths
+
+
+def _slide(rates: Curve, losses: Curve, width: int = 15, threshold: float = 0.005) -> float | None:
+    if len(losses) < width + 2:
+        return None
+    slopes = np.gradient(losses)
+    right, left = -1, -1 - width
+    rate = rates[left]
+    while left >= -len(losses) and abs(slopes[right] - slopes[left]) > threshold:
+        rate = rates[left]
+        right, left = right - 1, left - 1
+    return float(rate)

@@ -1,0 +1,164 @@
+"""The guard against losses and gradients that are not finite: they never reach the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headstart.errors import HeadstartError
+from headstart.training.run import Run
+from headstart.types import Batch
+
+
+class NonFiniteError(HeadstartError):
+    """A loss or a gradient is infinite or not a number; the weights are those before that step."""
+
+    code = "NON_FINITE"
+    exit_code = 65
+
+    def __init__(self, message: str, hint: str, *, step: int, epoch: int, index: list[int]) -> None:
+        super().__init__(message, hint)
+        self.step = step
+        self.epoch = epoch
+        self.index = index
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A step whose loss and gradient norm are still on their way from the device."""
+
+    values: Tensor
+    ready: torch.cuda.Event | None
+    step: int
+    batches_done: int
+    rate: float
+    index: list[int]
+
+    def read(self) -> tuple[float, float]:
+        if self.ready is not None:
+            self.ready.synchronize()
+        loss, norm = self.values.tolist()
+        return loss, norm
+
+
+class Guard:
+    """Checks every step before the optimiser takes it, and gives the losses as numbers.
+
+    On a CPU a bad step is refused at once. On a CUDA device, where asking for a number stops the
+    queue, the fused optimiser is told *on the device* to skip this and all later steps, and the
+    number is read one step later. Either way weights, optimiser state and batch-norm statistics are
+    those before the bad step.
+    """
+
+    def __init__(self, run: Run, forward: nn.Module, *, deferred: bool | None = None) -> None:
+        assert run.optimizer is not None
+        self._run = run
+        self._optimizer = run.optimizer
+        fused = bool(run.optimizer.defaults.get("fused"))
+        on_device = fused and torch.device(run.device).type == "cuda"
+        self._deferred = on_device if deferred is None else deferred
+        self._forward = forward
+        self._buffers = [
+            buffer
+            for module in forward.modules()
+            if module.training
+            for buffer in module.buffers(recurse=False)
+        ]
+        slots = 2 if self._deferred else 1
+        self._copies = [[buffer.clone() for buffer in self._buffers] for _ in range(slots)]
+        self._pending: _Pending | None = None
+        self._skip: Tensor | None = None
+
+    def remember(self) -> None:
+        """Keep the batch-norm statistics as they are before this step."""
+        if self._buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies[self._run.step % len(self._copies)], self._buffers)
+
+    def check(self, loss: Tensor, norm: Tensor, batch: Batch, rate: float) -> list[float]:
+        """Refuse the step if `loss` or the gradient `norm` is not finite; return losses now known.
+
+        Raises `NonFiniteError` for this step, or (on a CUDA device) for the one before.
+        """
+        values = torch.stack([loss.detach().float(), norm.detach().float().to(loss.device)])
+        earlier = self._pending
+        self._pending = self._send(values, batch, rate)
+        if self._deferred:
+            self._tell_optimizer(values)
+            return self._settle(earlier)
+        return self.flush()
+
+    def flush(self) -> list[float]:
+        """Return the losses that were not known yet; raises as `check` does."""
+        pending, self._pending = self._pending, None
+        return self._settle(pending)
+
+    @contextmanager
+    def watching(self) -> Iterator[Guard]:
+        """Let the optimiser take every step again at the end."""
+        try:
+            yield self
+        finally:
+            if self._skip is not None:
+                del self._optimizer.found_inf  # type: ignore[attr-defined]
+                del self._optimizer.grad_scale  # type: ignore[attr-defined]
+
+    def _send(self, values: Tensor, batch: Batch, rate: float) -> _Pending:
+        span = self._run.span
+        assert span is not None
+        ready = None
+        if values.device.type == "cuda":
+            values = values.to("cpu", non_blocking=True)
+            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record()
+        index = [int(row) for row in batch.index]
+        return _Pending(values, ready, self._run.step, span.batches_done, rate, index)
+
+    def _tell_optimizer(self, values: Tensor) -> None:
+        """Set torch's own switch by which a gradient scaler makes fused optimisers skip a step."""
+        bad = (~torch.isfinite(values).all()).float()
+        self._skip = bad if self._skip is None else torch.maximum(self._skip, bad)
+        self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+        self._optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+    def _settle(self, pending: _Pending | None) -> list[float]:
+        if pending is None:
+            return []
+        loss, norm = pending.read()
+        if math.isfinite(loss) and math.isfinite(norm):
+            return [loss]
+        self._go_back_to(pending)
+        raise self._error(pending, loss)
+
+    def _go_back_to(self, pending: _Pending) -> None:
+        span = self._run.span
+        assert span is not None
+        with torch.no_grad():
+            for buffer, kept in zip(
+                self._buffers, self._copies[pending.step % len(self._copies)], strict=True
+            ):
+                buffer.copy_(kept)
+        self._optimizer.zero_grad()
+        self._pending = None
+        self._run.step, span.batches_done = pending.step, pending.batches_done
+        del span.sizes[pending.batches_done :], span.rates[pending.batches_done :]
+        self._run.stop_reason = "non-finite loss"
+
+    def _error(self, pending: _Pending, loss: float) -> NonFiniteError:
+        what = "gradient" if math.isfinite(loss) else "loss"
+        rows = ", ".join(str(row) for row in pending.index[:8])
+        more = f" and {len(pending.index) - 8} more" if len(pending.index) > 8 else ""
+        return NonFiniteError(
+            f"the {what} is {'not finite' if what == 'gradient' else loss} at step {pending.step} (epoch "
+            f"{self._run.epoch}, learning rate {pending.rate:.3g}, rows {rows}{more}); "
+            "the weights are those before that step",
+            "lower the learning rate (lr_find suggests one), or look at those rows",
+            step=pending.step,
+            epoch=self._run.epoch,
+            index=pending.index,
+        )
