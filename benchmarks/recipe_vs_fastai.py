@@ -17,10 +17,10 @@ In one run, on `catsdogs` (its own train and valid folders) and `flowers` (a fix
 Both sides are timed by their own clocks from process start; imports count. All pictures are read once
 beforehand, so that neither side pays for a cold disk. `--allocators` runs everything once with the C
 allocator's defaults and once told to keep freed memory, on both sides: eager CPU training in large batches
-frees and maps big blocks at every step, and on a virtual machine with slow page faults that took half of
-fastai's time (one frozen epoch of `catsdogs`, 800 pictures, two shared cores, n = 1: 104 s with the defaults
-and two threads, 55 s tuned with a single thread). Losses are the same to the last digit. A claim of a ratio
-is to hold in both.
+frees and maps big blocks at every step, which is slow where page faults are, as on a virtual machine (fastai,
+one frozen epoch of `catsdogs`, two shared cores, n = 1 each: 115 s, of them 106 s of system time over two
+threads, with the defaults; 63 s, of them 7 s of system time, tuned and with a single thread). With equal
+threads the losses are the same to the last digit. A claim of a ratio is to hold in both.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class ImageData:
         size = parse_size(image_size)
         cache = PixelCache(samples, short_side=_short_side(size, 0.875))
         seen = audit_pictures(cache, threads=threads, on_progress=on_progress)
-        seen.check_usable(max_bad)
+        seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
         cache = cache.take(usable)
         split = split_samples(

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
-from headstart.evaluation import Interpretation, Interval, Predictions, average, get_metric, interval
+from headstart.evaluation import Interpretation, Interval, Predictions, average, interval, measure, metric
 from headstart.imagedata import ImageData
 from headstart.inference import module_forward, predict_samples
 from headstart.models import (
@@ -128,12 +129,11 @@ class Learner:
         self.settings = settings or Settings()
         self.metrics = tuple(metrics)
         for name in self.metrics:
-            get_metric(name)
+            metric(name)
         self.identity: str | None = None
         if isinstance(arch, Classifier):
             self.model = arch
         else:
-            torch.manual_seed(self.settings.seed)
             self.model = create_classifier(
                 arch,
                 len(data.classes),
@@ -141,6 +141,7 @@ class Learner:
                 from_scratch=from_scratch,
                 image_size=data.image_size,
                 head=head,
+                seed=self.settings.seed,
             )
             if isinstance(arch, str) and not from_scratch:
                 self.identity = weights_identity(arch, weights)
@@ -287,7 +288,7 @@ class Learner:
             return self.data.source("train", augment=augment, shuffle=True), self.model
         known = None if augment else self.activations("train")
         if known is not None:
-            return known.with_options(batch_size=self.data.batch_size, shuffle=True), self.model.upper()
+            return known.shuffled(self.data.batch_size), self.model.upper()
         source = self.data.source("train", augment=augment, shuffle=True)
         return ActivationSource(source, self.engine()), self.model.upper()
 
@@ -460,8 +461,8 @@ class Learner:
         precision = "float32" if alone else self.precision
         forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
         predictions = predict_samples(forward, self.data.samples, source)
-        values = {"valid_loss": get_metric("log_loss")(predictions)}
-        return values | {name: get_metric(name)(predictions) for name in self.metrics}
+        values = measure(predictions, ("log_loss", *self.metrics))
+        return {"valid_loss": values["log_loss"], **values}
 
     def tta(self, split: str = "valid") -> Predictions:
         """Return predictions averaged over the views that the augmentation allows."""
@@ -510,3 +511,38 @@ class Learner:
         if tuple(restored.extra["classes"]) != self.data.classes:
             raise ConfigError(f"the checkpoint {path} is of other classes", "load it with its own data")
         self.model.freeze_at(int(restored.extra["frozen_line"]))
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        temperature: float = 1.0,
+        tta: bool = False,
+        metrics: Mapping[str, Mapping[str, float | None]] | None = None,
+        replace: bool = False,
+    ) -> Path:
+        """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
+
+        `temperature` divides the logits; with `tta` predictions are averaged over the views that the
+        augmentation allows, unless asked otherwise; `metrics` are kept for those who read the manifest.
+        The bundle is read back and compared before it takes its place. Raises `OutputError` when
+        `path` exists and is not to be replaced, `UsageError` for a body or head of one's own.
+        """
+        folder = Path(path)
+        augmentation = self.data.augmentation
+        manifest = Manifest(
+            members=(member_of(self.model, self.data.evaluation, short_side=self.data.cache.short_side),),
+            classes=self.data.classes,
+            task=self.data.task,
+            temperature=temperature,
+            views="dihedral"
+            if augmentation.dihedral
+            else "flips"
+            if augmentation.flip_horizontal
+            else "plain",
+            tta=tta,
+            metrics=metrics or {},
+            data=self.data.samples.fingerprint(),
+        )
+        save_bundle(folder, (self.model,), manifest, replace_old=replace)
+        return folder

@@ -32,4 +32,4 @@ def lighting(brightness: ArrayLike, contrast: ArrayLike) -> Curves:
     added = np.log(middle / (1.0 - middle))
     factor = np.exp(np.asarray(contrast, np.float64))
     logits = (_LOGITS + added[:, None]) * factor[:, None]
-    return np.rint(255.0 / (1.0 + np.exp(-logits))).astype(np.uint8)
+    return np.asarray(np.rint(255.0 / (1.0 + np.exp(-logits))), np.uint8)

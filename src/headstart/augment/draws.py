@@ -14,7 +14,9 @@ def _words(value: ArrayLike) -> NDArray[np.uint64]:
     numbers = np.asarray(value)
     # Negative numbers wrap around; Python integers beyond 64 bits are cut.
     if numbers.dtype == object:
-        return np.array([int(number) & (2**64 - 1) for number in numbers.flat], np.uint64).reshape(numbers.shape)
+        return np.array([int(number) & (2**64 - 1) for number in numbers.flat], np.uint64).reshape(
+            numbers.shape
+        )
     return numbers.astype(np.uint64)
 
 

@@ -2,8 +2,8 @@
 
 Every function takes one value for each of B samples and returns float64 (B, 3, 3) matrices that act
 on columns (x, y, 1) and map a place in the *output* to the place in the *input* that is seen there.
-Coordinates are centred and in units of half the shorter side of the view: x to the right, y down, and
-a square view reaches from -1 to 1. So a turn is a turn whatever the view's shape. The output of one
+Coordinates are centred and in units of half the longer side of the view: x to the right, y down, and
+the view lies within -1 … 1. So a turn is a turn whatever the view's shape. The output of one
 is the input of the next: with `first @ second` the picture is changed by `first`, then by `second`.
 Each function gives the identity where its value is 0 (a zoom: 1).
 """

@@ -113,8 +113,10 @@ def view_matrix(
     and down; `zoom` (part of `change`) and `turned` (by an odd number of quarters) say how much is free.
     """
     height, width = size
-    unit = min(size) / 2
-    to_view = np.array([[1 / unit, 0, -(width - 1) / 2 / unit], [0, 1 / unit, -(height - 1) / 2 / unit], [0, 0, 1]])
+    unit = max(size) / 2
+    to_view = np.array(
+        [[1 / unit, 0, -(width - 1) / 2 / unit], [0, 1 / unit, -(height - 1) / 2 / unit], [0, 0, 1]]
+    )
     rows, columns = (width, height) if turned else (height, width)
     down, across = picture[0] / rows, picture[1] / columns  # input pixels for one output pixel
     if policy == "crop":

@@ -83,7 +83,7 @@ class Augmentation:
         ranges = {
             "max_rotate": (0.0, 180.0),
             "max_zoom": (1.0, 10.0),
-            "max_warp": (0.0, 0.9),
+            "max_warp": (0.0, 0.5),
             "max_lighting": (0.0, 0.9),
             "p_affine": (0.0, 1.0),
             "p_lighting": (0.0, 1.0),

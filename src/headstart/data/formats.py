@@ -18,7 +18,7 @@ _OTHER_PICTURES = (
     ("HEIC", re.compile(rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)),
     ("PSD", re.compile(rb"8BPS")),
     ("EPS", re.compile(rb"%!PS|\xc5\xd0\xd3\xc6")),
-    ("SVG", re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg\b", re.DOTALL)),
+    ("SVG", re.compile(rb"\s*(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg\b", re.DOTALL)),
     ("PNM", re.compile(rb"P[1-7]\s")),
     ("DDS", re.compile(rb"DDS ")),
     ("EXR", re.compile(rb"\x76\x2f\x31\x01")),
@@ -64,6 +64,8 @@ def sniff(data: bytes) -> str | None:
 
 def other_picture_format(data: bytes) -> str | None:
     """Return the name of the unsupported picture format that `data` begins as, or None."""
+    if data.endswith(b"TRUEVISION-XFILE.\0"):
+        return "TGA"
     head = data[:4096]
     return next((name for name, pattern in _OTHER_PICTURES if pattern.match(head)), None)
 
@@ -75,16 +77,30 @@ def what_else(data: bytes) -> tuple[str, str]:
 
 
 def ends_early(data: bytes, name: str) -> bool:
-    """Tell whether a PNG, GIF, WEBP or BMP lacks its end, by its own size fields or end mark."""
+    """Tell whether a damaged file lacks its end, by its own size fields or end mark."""
+    if name == "JPEG":
+        return b"\xff\xd9" not in data
     if name == "PNG":
-        return b"IEND" not in data[-4096:] and b"IEND" not in data
+        return b"IEND" not in data
     if name == "GIF":
         return b"\x3b" not in data[-16:]
     if name == "WEBP":
-        return len(data) < struct.unpack_from("<I", data, 4)[0] + 8
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
     if name == "BMP":
-        return len(data) < struct.unpack_from("<I", data, 2)[0]
+        return len(data) < int.from_bytes(data[2:6], "little")
     return False
+
+
+def jpeg_without(data: bytes, marker: int) -> bytes:
+    """Return a JPEG without the header segments of one marker (0xE0 … 0xEF), its pixels untouched."""
+    kept = [data[:2]]
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if data[position + 1] != marker:
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, data[position:]])
 
 
 def png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

@@ -44,6 +44,15 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
+_UNSUPPORTED_WORDS = (
+    *("cannot handle", "unsupported", "not implemented", "cannot load this image"),
+    *("unknown pixel mode", "unknown raw mode", "unknown data organization"),
+)
+
+# What libjpeg-turbo's strict reading refuses though it does not touch the pixels: what its message
+# says, and the marker of the segments without which the picture is read again.
+_HARMLESS_IN_JPEG = {"ICC marker": 0xE2, "JFIF revision": 0xE0, "Adobe color transform": 0xEE}
+
 _ORIENTATION_TAG = 274
 _BITS_PER_SAMPLE_TAG = 258
 
@@ -68,7 +77,7 @@ def decode(data: bytes, *, short_side: int | None = None, limits: Limits | None 
 
     With `short_side`, large pictures are reduced by one fixed rule, a pure function of the picture's
     size: a JPEG is decoded at 1/2, 1/4 or 1/8 as long as its short side stays at least `short_side`;
-    then boxes of k × k pixels are averaged, k = short // short_side, where k is 2 or more. So the
+    then boxes of k x k pixels are averaged, k = short // short_side, where k is 2 or more. So the
     result's short side is in [short_side, 2 * short_side), or the original one if that is smaller.
 
     Raises `DataError` and nothing else, with one of the codes EMPTY_FILE, NOT_AN_IMAGE,
@@ -80,14 +89,16 @@ def decode(data: bytes, *, short_side: int | None = None, limits: Limits | None 
 
 def decode_with_size(data: bytes, *, short_side: int | None = None, limits: Limits | None = None) -> Decoded:
     """Decode as `decode` does, and say how large the whole picture was."""
-    picture, name, orientation = _open(data, limits or Limits())
+    picture, name = _open(data, limits or Limits())
     if name == "JPEG" and picture.mode in ("RGB", "L"):
         height, width = picture.height, picture.width
-        pixels = _upright(_jpeg_pixels(data, (height, width), short_side), orientation)
-        size = (width, height) if orientation >= 5 else (height, width)
-        return Decoded(_reduced(pixels, short_side), size, name)
-    flat, size = _pillow_pixels(picture, data, name, short_side)
-    return Decoded(flat, size, name)
+        pixels = _jpeg_pixels(data, (height, width), short_side)
+        if pixels is not None:
+            orientation = _orientation(picture)
+            whole = (width, height) if orientation >= 5 else (height, width)
+            return Decoded(_reduced(_upright(pixels, orientation), short_side), whole, name)
+    flat, whole = _pillow_pixels(picture, data, name, short_side)
+    return Decoded(flat, whole, name)
 
 
 def size(data: bytes, *, limits: Limits | None = None) -> Size:
@@ -95,14 +106,16 @@ def size(data: bytes, *, limits: Limits | None = None) -> Size:
 
     Raises `DataError` as `decode` does; a damaged body is not seen.
     """
-    picture, name, orientation = _open(data, limits or Limits())
-    if orientation >= 5 and name != "TIFF":  # Pillow gives a TIFF's size upright
+    picture, name = _open(data, limits or Limits())
+    # Pillow gives a TIFF's size upright, and would decode a PNG to look for EXIF after its pixels.
+    marked = name != "TIFF" and (name != "PNG" or "exif" in picture.info)
+    if marked and _orientation(picture) >= 5:
         return (picture.width, picture.height)
     return (picture.height, picture.width)
 
 
-def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str, int]:
-    """Read the header: return the unread picture, its format and its orientation (1 … 8)."""
+def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str]:
+    """Read the header: return the picture, its pixels still unread, and its format."""
     if not data:
         raise DataError("the file is empty", code="EMPTY_FILE")
     if len(data) > limits.file_bytes:
@@ -123,7 +136,7 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str, int]:
             "make the picture smaller, or raise the limit",
             code="TOO_MANY_PIXELS",
         )
-    return picture, name, _orientation(picture)
+    return picture, name
 
 
 def _not_supported(data: bytes) -> DataError:
@@ -143,9 +156,12 @@ def _damaged(data: bytes, name: str, error: Exception) -> DataError:
     text = " ".join(str(error).split())[:120] or type(error).__name__
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         return DataError(f"the {name} needs too much memory: {text}", code="TOO_MANY_PIXELS")
-    if "text" in text.lower() and "too large" in text.lower() or "decompressed data too large" in text.lower():
+    said = text.lower()
+    if "decompressed data too large" in said or "too much memory used in text chunks" in said:
         return DataError(f"the {name} holds too much metadata: {text}", code="METADATA_BOMB")
-    cut = any(word in text.lower() for word in ("truncated", "premature end", "end of file", "eof"))
+    if any(words in said for words in _UNSUPPORTED_WORDS):
+        return DataError(f"this kind of {name} cannot be read: {text}", code="UNSUPPORTED_MODE")
+    cut = any(words in said for words in ("truncated", "premature end", "end of file", "eof"))
     if cut or formats.ends_early(data, name):
         return DataError(f"the {name} is cut short: {text}", "copy or download it again", code="TRUNCATED")
     return DataError(f"the {name} is damaged: {text}", "copy or download it again", code="CORRUPT")
@@ -171,7 +187,8 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None) -> Pixels:
+def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None) -> Pixels | None:
+    """Decode a grey or colour JPEG, scaled; None where its chroma layout is left to Pillow."""
     height, width = whole
     factor = 1
     while factor < 8 and short_side and -(-min(whole) // (2 * factor)) >= short_side:
@@ -182,6 +199,13 @@ def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None) -> Pixels:
             data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), strict=True
         )
     except (ValueError, MemoryError, RuntimeError) as error:
+        for words, marker in _HARMLESS_IN_JPEG.items():
+            if words in str(error):
+                lighter = formats.jpeg_without(data, marker)
+                if len(lighter) < len(data):
+                    return _jpeg_pixels(lighter, whole, short_side)
+        if "subsampling level" in str(error):
+            return None
         raise _damaged(data, "JPEG", error) from error
     return pixels
 
@@ -200,11 +224,11 @@ def _pillow_pixels(
     picture: ImageFile.ImageFile, data: bytes, name: str, short_side: int | None
 ) -> tuple[Pixels, Size]:
     try:
-        picture.load()
+        picture.load()  # a second call after a failure would return without an error: never ask twice
     except Exception as error:
         raise _damaged(data, name, error) from error
     if name == "PNG" and _may_lack_rows(picture) and formats.png_rows_are_missing(data):
-        raise DataError("the PNG is cut short: rows are missing", "copy or download it again", code="TRUNCATED")
+        raise _damaged(data, name, ValueError("truncated: rows are missing"))
     try:
         flat = _as_rgb(picture)
         whole = flat.size
@@ -228,7 +252,7 @@ def _may_lack_rows(picture: Image.Image) -> bool:
     return not any(last.tobytes()) or bool(picture.info.get("interlace"))
 
 
-def _as_rgb(picture: ImageFile.ImageFile) -> Image.Image:
+def _as_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith("I;16"):
         return _from_16_bit(picture)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Limits:
     """What is refused before any decoder sees it.
 
-    `pixels`: the largest height × width; a file of a few hundred kB can hold 400 million pixels.
+    `pixels`: the largest height x width; a file of a few hundred kB can hold 400 million pixels.
     `file_bytes`: the largest file.
     """
 

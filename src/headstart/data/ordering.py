@@ -24,7 +24,7 @@ def order(
         keys = np.random.Philox(key=np.array([seed & _WORD, epoch & _WORD], np.uint64)).random_raw(count)
         positions = np.argsort(keys, kind="stable").astype(np.int64)
     world = world or World()
-    return positions[(np.arange(count) // 2) % world.size == world.rank]
+    return np.asarray(positions[(np.arange(count) // 2) % world.size == world.rank], np.int64)
 
 
 def batch_bounds(count: int, batch_size: int) -> NDArray[np.int64]:

@@ -23,9 +23,9 @@ SPLIT_FOLDERS = {
 }
 
 # Also the picture formats that are not supported: they are candidates so that the audit names them.
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .mpo .avif "
-    ".heic .heif .jp2 .j2k .jxl .ico .tga .pbm .pgm .ppm .pnm .pcx".split()
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".mpo", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".ico", ".tga", ".pgm", ".ppm", ".pnm"),
 )
 
 _JUNK = frozenset(
@@ -42,6 +42,13 @@ class Found(NamedTuple):
     path: str
     identity: tuple[int, int]
     linked: bool
+
+
+class Part(NamedTuple):
+    """What a folder of class folders holds: candidates by class, and those outside every class."""
+
+    by_class: dict[str, list[Found]]
+    loose: list[Found]
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -135,16 +142,14 @@ class _Walk:
             ]
         return found
 
-    def classes_in(self, folder: str) -> dict[str, list[Found]]:
-        """Return the candidates of each folder inside `folder`; files beside them are counted."""
+    def part(self, folder: str) -> Part:
+        """Return what lies in the folders inside `folder`, and beside them."""
         folders, files = self.entries(folder)
-        loose = self.candidates(folder, files, linked=False)
-        if loose:
-            self.skipped["pictures outside a class folder"] += len(loose)
-        return {
+        by_class = {
             entry.name: self.pictures(_join(folder, entry.name), linked=entry.is_symlink())
             for entry in folders
         }
+        return Part(by_class, self.candidates(folder, files, linked=False))
 
 
 def _join(folder: str, name: str) -> str:
@@ -183,22 +188,17 @@ def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = Fals
     if not root.is_dir():
         raise InputMissingError(f"{shown(str(path))} is a file, not a folder", LAYOUT_HINT)
     walk = _Walk(root)
-    folders, files = walk.entries("")
-    names = [entry.name for entry in folders]
-    parts = _split_parts(walk, names)
-    if parts is None:
-        by_class = walk.classes_in("")
-        _refuse_flat(walk, by_class, files)
-        found = {"": by_class}
-    else:
-        walk.skipped.update({"folders beside train": len(names) - len(parts)})
-        found = {split: walk.classes_in(folder) for split, folder in parts.items()}
-    return _assemble(walk, found, parts or {}, drop_empty_classes)
+    names = [entry.name for entry in _Walk(root).entries("")[0]]
+    folders = _split_folders(root, names)
+    found = {split: walk.part(folder) for split, folder in folders.items()}
+    if "" not in folders:
+        walk.skipped["folders beside train"] = len(names) - len(folders)
+    return _assemble(walk, found, folders, drop_empty_classes)
 
 
-def _split_parts(walk: _Walk, names: list[str]) -> dict[str, str] | None:
-    """Return the folder of each split, or None where the folders are classes."""
-    parts: dict[str, str] = {}
+def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
+    """Return the folder of each split, or {"": ""} where the folders in the root are classes."""
+    folders: dict[str, str] = {}
     for split, allowed in SPLIT_FOLDERS.items():
         matching = [name for name in names if name.casefold() in allowed]
         if len(matching) > 1:
@@ -207,56 +207,32 @@ def _split_parts(walk: _Walk, names: list[str]) -> dict[str, str] | None:
                 "leave one of them, or move the other out of the folder",
             )
         if matching:
-            parts[split] = matching[0]
-    others = len(names) - len(parts)
-    if "train" not in parts:
-        if parts and not others:
-            raise DataError(f"there is {' and '.join(parts.values())} but no train folder", LAYOUT_HINT)
-        return None
-    quiet = _Walk(walk.root)
-    folders, files = quiet.entries(parts["train"])
-    if folders:
-        return parts
-    if others:  # a class that happens to be called "train"
-        return None
-    if quiet.candidates(parts["train"], files, linked=False):
-        raise DataError(
-            f"{shown(parts['train'])} holds pictures but no class folders", LAYOUT_HINT, code="NO_CLASS_FOLDERS"
-        )
-    return parts
-
-
-def _refuse_flat(
-    walk: _Walk, by_class: dict[str, list[Found]], files: list[os.DirEntry[str]]
-) -> None:
-    loose = sum(has_picture_name(entry.name) for entry in files)
-    if loose and not any(by_class.values()):
-        raise DataError(
-            f"{shown(str(walk.root))} holds {loose} pictures but no class folders",
-            LAYOUT_HINT,
-            code="NO_CLASS_FOLDERS",
-        )
+            folders[split] = matching[0]
+    others = len(names) - len(folders)
+    if "train" not in folders:
+        if folders and not others:
+            raise DataError(f"there is {' and '.join(folders.values())} but no train folder", LAYOUT_HINT)
+        return {"": ""}
+    has_classes = bool(_Walk(root).entries(folders["train"])[0])
+    # Without folders inside, and beside others, "train" is a class that happens to have this name.
+    return {"": ""} if others and not has_classes else folders
 
 
 def _assemble(
-    walk: _Walk, found: dict[str, dict[str, list[Found]]], parts: dict[str, str], drop_empty_classes: bool
+    walk: _Walk, found: dict[str, Part], folders: dict[str, str], drop_empty_classes: bool
 ) -> Samples:
-    """Make the table from what was found: {split: {class: candidates}}."""
-    labelled = dict(found)
-    first = "train" if parts else ""
-    if not any(found[first].values()):
-        raise InputMissingError(
-            f"there are no pictures in {shown(str(walk.root))}{_where(parts)}"
-            + _left_out(walk.skipped),
-            f"looked for {', '.join(sorted(PICTURE_SUFFIXES)[:6])}, …; " + LAYOUT_HINT,
-        )
+    """Make the table from what was found in each split."""
+    first = next(iter(found))  # "train", or "" for all
+    _refuse_nothing(walk, found[first], folders[first])
     notes: list[str] = []
-    classes = _classes(found[first], drop_empty_classes, notes)
-    unlabelled: list[Found] = []
-    if "test" in parts:
-        unlabelled = _unlabelled_test(walk, labelled, parts["test"], classes, notes)
-    _refuse_unknown(labelled, classes)
-    _refuse_twins(name for by_class in labelled.values() for name in by_class)
+    classes = _classes(found[first].by_class, drop_empty_classes, notes)
+    by_split = {split: part.by_class for split, part in found.items()}
+    unlabelled = found["test"].loose if "test" in found else []
+    if "test" in found and not set(by_split["test"]) & set(classes):
+        unlabelled = unlabelled + [row for rows in by_split.pop("test").values() for row in rows]
+        notes.append(f"{shown(folders['test'])} has no class folders: its pictures count as unlabelled")
+    _refuse_twins(name for by_class in by_split.values() for name in by_class)
+    _refuse_unknown(by_split, classes)
     if len(classes) < 2:
         raise DataError(
             f"there is only one class, {shown(classes[0])}: a classifier needs 2 or more",
@@ -264,10 +240,13 @@ def _assemble(
             code="ONE_CLASS",
         )
     notes += _case_twins(classes)
+    walk.skipped["pictures outside a class folder"] = sum(
+        len(part.loose) for split, part in found.items() if split != "test"
+    )
     rows = [
-        (row, classes.index(name), split)
-        for split, by_class in labelled.items()
-        for name in classes
+        (row, label, split)
+        for split, by_class in by_split.items()
+        for label, name in enumerate(classes)
         for row in by_class.get(name, [])
     ]
     rows += [(row, -1, "test") for row in unlabelled]
@@ -283,8 +262,21 @@ def _assemble(
     )
 
 
-def _where(parts: dict[str, str]) -> str:
-    return f"/{shown(parts['train'])}" if parts else ""
+def _refuse_nothing(walk: _Walk, part: Part, folder: str) -> None:
+    """Raise where no class has a picture."""
+    if any(part.by_class.values()):
+        return
+    where = shown(str(walk.root / folder))
+    if part.loose:
+        raise DataError(
+            f"{where} holds {len(part.loose)} pictures but no class folders",
+            LAYOUT_HINT,
+            code="NO_CLASS_FOLDERS",
+        )
+    raise InputMissingError(
+        f"there are no pictures in {where}" + _left_out(walk.skipped),
+        f"looked for {', '.join(PICTURE_SUFFIXES[:6])}, …; {LAYOUT_HINT}",
+    )
 
 
 def _left_out(skipped: Counter[str]) -> str:
@@ -305,29 +297,10 @@ def _classes(by_class: dict[str, list[Found]], drop_empty: bool, notes: list[str
     return tuple(name for name in by_class if by_class[name])
 
 
-def _unlabelled_test(
-    walk: _Walk,
-    labelled: dict[str, dict[str, list[Found]]],
-    folder: str,
-    classes: tuple[str, ...],
-    notes: list[str],
-) -> list[Found]:
-    """Return the pictures of `test` that have no class: those directly in it, or all of them."""
-    _, files = _Walk(walk.root).entries(folder)
-    loose = _Walk(walk.root).candidates(folder, files, linked=False)
-    walk.skipped["pictures outside a class folder"] -= len(loose)
-    by_class = labelled["test"]
-    if by_class and not set(by_class) & set(classes):
-        notes.append(f"{shown(folder)} has folders, but none of a class: its pictures count as unlabelled")
-        loose += [row for rows in labelled.pop("test").values() for row in rows]
-    return loose
-
-
 def _refuse_unknown(found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]) -> None:
     for split, by_class in found.items():
         unknown = [name for name, rows in by_class.items() if rows and name not in classes]
         if split not in ("", "train") and unknown:
-            _refuse_twins([*classes, *unknown])
             raise DataError(
                 f"class {', '.join(map(shown, unknown[:5]))} is in {split} but not in train",
                 f"classes are matched by name; train has {', '.join(map(shown, classes[:8]))}",
@@ -343,7 +316,7 @@ def _refuse_twins(names: Iterable[str]) -> None:
         if twin != name:
             raise DataError(
                 f"two classes are both called {shown(name)}, with accents encoded in two ways",
-                f"rename one: {ascii(twin)} and {ascii(name)}",
+                f"rename one: {twin!a} and {name!a}",
                 code="TWIN_CLASSES",
             )
 

@@ -6,20 +6,22 @@ are looked up in closed lists, and every number has a range.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, cast, get_args
 
+from headstart.augment.warp import Interpolation, Policy
 from headstart.errors import ConfigError
 from headstart.types import Size, Task
 
 SCHEMA = 1
 
 VIEWS = ("plain", "flips", "dihedral")
-POLICIES = ("crop", "squish", "pad")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+POLICIES = get_args(Policy)
+INTERPOLATIONS = get_args(Interpolation)
 HEADS = ("linear", "course")
 
 MAX_CLASSES = 50_000
@@ -31,16 +33,14 @@ _ARCH = re.compile(r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"model(-[0-9]{1,2})?\.safetensors")
 
-Groups: TypeAlias = int | str
-
 
 @dataclass(frozen=True)
 class Head:
-    """The head's form: `kind` (`linear` or `course`), the widths of its hidden layers, its dropouts."""
+    """The head's form: `kind` (`linear` or `course`), the widths of its hidden layers, its dropout."""
 
     kind: str = "linear"
     hidden: tuple[int, ...] = ()
-    ps: tuple[float, ...] = ()
+    ps: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Preprocessing:
 
     size: Size
     short_side: int
-    policy: str = "crop"
+    policy: Policy = "crop"
     crop_fraction: float = 0.875
-    interpolation: str = "bicubic"
+    interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -72,12 +72,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Member:
-    """One network of the bundle; an ensemble has several."""
+    """One network of the bundle; an ensemble has several.
+
+    `arch`: timm's name; `groups`: how many there are for training on; `file`: where its weights lie.
+    """
 
     arch: str
     preprocessing: Preprocessing
     head: Head = field(default_factory=Head)
-    groups: Groups = 3
+    groups: int = 3
     weights: Provenance = field(default_factory=Provenance)
     file: str = "model.safetensors"
 
@@ -116,7 +119,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON can hold it; `manifest_from` reads it back."""
-        return asdict(self) | {"task": str(self.task)}
+        return {"schema": self.schema, **asdict(self), "task": str(self.task)}
 
 
 def manifest_from(value: object) -> Manifest:
@@ -127,7 +130,7 @@ def manifest_from(value: object) -> Manifest:
     """
     if isinstance(value, dict) and value.get("schema") != SCHEMA:
         raise ConfigError(
-            f"the bundle has schema {str(value.get('schema'))[:40]!r}, and this headstart reads schema {SCHEMA}",
+            f"the bundle has schema {str(value.get('schema'))[:40]!r}; this headstart reads {SCHEMA}",
             "upgrade headstart",
         )
     fields = _fields(value, "manifest", Manifest)
@@ -162,7 +165,7 @@ def _check_together(manifest: Manifest) -> None:
     for member in manifest.members:
         # The head alone must fit in the file, so that a lie about its widths costs no memory.
         widths = [*member.head.hidden, len(manifest.classes)]
-        least = sum(before * after for before, after in zip(widths, widths[1:], strict=False))
+        least = sum(before * after for before, after in itertools.pairwise(widths))
         if 4 * max(least, len(manifest.classes)) > manifest.files[member.file].bytes:
             raise _wrong(f"head of {member.file}", "does not fit in the file")
 
@@ -171,9 +174,6 @@ def _member(value: object, name: str) -> Member:
     fields = _fields(value, name, Member)
     head = _fields(fields["head"], f"{name}.head", Head)
     weights = _fields(fields["weights"], f"{name}.weights", Provenance)
-    groups = fields["groups"]
-    if groups != "stage":
-        groups = _whole(groups, f"{name}.groups", 1, 1000)
     return Member(
         arch=_matching(fields["arch"], f"{name}.arch", _ARCH),
         preprocessing=_preprocessing(fields["preprocessing"], f"{name}.preprocessing"),
@@ -183,11 +183,9 @@ def _member(value: object, name: str) -> Member:
                 _whole(width, f"{name}.head.hidden", 1, 65_536)
                 for width in _list(head["hidden"], f"{name}.head.hidden", 0, 8)
             ),
-            ps=tuple(
-                _number(p, f"{name}.head.ps", 0.0, 1.0) for p in _list(head["ps"], f"{name}.head.ps", 0, 9)
-            ),
+            ps=_number(head["ps"], f"{name}.head.ps", 0.0, 0.99),
         ),
-        groups=groups,
+        groups=_whole(fields["groups"], f"{name}.groups", 2, 1000),
         weights=Provenance(**{key: _text(text, f"{name}.weights.{key}") for key, text in weights.items()}),
         file=_matching(fields["file"], f"{name}.file", _FILE),
     )
@@ -203,9 +201,11 @@ def _preprocessing(value: object, name: str) -> Preprocessing:
     return Preprocessing(
         size=(height, width),
         short_side=_whole(fields["short_side"], f"{name}.short_side", 8, 65_536),
-        policy=_choice(fields["policy"], f"{name}.policy", POLICIES),
+        policy=cast(Policy, _choice(fields["policy"], f"{name}.policy", POLICIES)),
         crop_fraction=_number(fields["crop_fraction"], f"{name}.crop_fraction", 0.05, 1.0),
-        interpolation=_choice(fields["interpolation"], f"{name}.interpolation", INTERPOLATIONS),
+        interpolation=cast(
+            Interpolation, _choice(fields["interpolation"], f"{name}.interpolation", INTERPOLATIONS)
+        ),
         mean=(red, green, blue),
         std=(red_std, green_std, blue_std),
     )

@@ -6,8 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.evaluation.report import write_report
-
     from headstart.evaluation.calibration import (
         Calibration,
         ReliabilityBin,
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
         show_pictures,
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
+    from headstart.evaluation.report import rows_to_picture, write_report
 
 _HOMES = {
     "calibration": (
@@ -86,7 +85,7 @@ _HOMES = {
         "average",
         "concatenate",
     ),
-    "report": ("write_report",),
+    "report": ("rows_to_picture", "write_report"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -120,6 +119,7 @@ __all__ = [
     "plot_reliability",
     "plot_schedule",
     "reliability",
+    "rows_to_picture",
     "show_pictures",
     "top_k",
     "wilson",

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from headstart.evaluation.calibration import ReliabilityBin
 
-WIDTH, HEIGHT = 420.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 12.0, 18.0, 40.0
+WIDTH, HEIGHT = 420.0, 264.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 12.0, 34.0, 40.0
 _MOST_POINTS = 300
 
 Range = tuple[float, float]
@@ -59,13 +59,24 @@ class Whisker:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A stretch of x with a name; shaded where it did not count."""
+
+    start: float
+    end: float
+    name: str
+    shaded: bool = False
+
+
+@dataclass(frozen=True)
 class Axes:
-    """What the axes mean: labels, whether x is logarithmic, y in percent, and the limits."""
+    """What the axes mean: labels, whether x is logarithmic or either in percent, and the limits."""
 
     x_label: str
     y_label: str
     log_x: bool = False
-    percent: bool = False
+    x_percent: bool = False
+    y_percent: bool = False
     x_range: Range | None = None
     y_range: Range | None = None
 
@@ -77,12 +88,9 @@ def line_chart(
     *,
     marks: Sequence[Mark] = (),
     whiskers: Sequence[Whisker] = (),
-    bands: Sequence[tuple[float, float, str]] = (),
+    bands: Sequence[Band] = (),
 ) -> Markup:
-    """Draw lines, marks and whiskers; `description` is what a screen reader says.
-
-    `bands` are shaded stretches of x with a name, as (from, to, name).
-    """
+    """Draw lines, marks and whiskers; `description` is what a screen reader says."""
     xs = [*_finite(x for line in series for x in line.x), *(each.x for each in whiskers)]
     ys = [
         *_finite(y for line in series for y in line.y),
@@ -93,9 +101,10 @@ def line_chart(
     place_x = _scale(x_range, _LEFT, WIDTH - _RIGHT, log=axes.log_x)
     place_y = _scale(y_range, HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(axes, x_range, y_range, place_x, place_y)]
-    parts += [_band(place_x(low), place_x(high), name) for low, high, name in bands]
+    parts += [_band(band, place_x) for band in bands]
     parts += [_vertical(place_x(mark.x), mark) for mark in marks if mark.y is None]
-    parts += [_line(line, place_x, place_y, y_range) for line in series]
+    parts.append(_plot_area([_line(line, place_x, place_y) for line in series]))
+    parts += [_points(line, place_x, place_y) for line in series if line.dots]
     parts += [_dot(place_x(mark.x), place_y(mark.y), mark) for mark in marks if mark.y is not None]
     parts += [_whisker(each, place_x, place_y) for each in whiskers]
     return _svg(description, WIDTH, HEIGHT, parts, "chart")
@@ -116,7 +125,9 @@ def reliability_chart(bins: Sequence[ReliabilityBin], description: str) -> Marku
         for each in bins
     ]
     diagonal = Series((0.0, 1.0), (0.0, 1.0), "dashed")
-    axes = Axes("how sure", "how often right", percent=True, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
+    axes = Axes(
+        "how sure", "how often right", x_percent=True, y_percent=True, x_range=(0.0, 1.0), y_range=(0.0, 1.0)
+    )
     return line_chart(description, axes, [diagonal], whiskers=whiskers)
 
 
@@ -203,6 +214,20 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def finder_range(losses: Sequence[float]) -> Range:
+    """Return limits for a finder's curve: from the lowest loss to a little above where it began.
+
+    The explosion after that says no more, and would flatten the rest.
+    """
+    finite = [value for value in losses if math.isfinite(value)]
+    if not finite:
+        return (0.0, 1.0)
+    lowest = min(finite)
+    before = finite[: finite.index(lowest) + 1]
+    reach = max(max(before) - lowest, 0.05 * abs(lowest), 1e-6)
+    return (lowest - 0.12 * reach, max(before) + 0.35 * reach)
+
+
 def _finite(values: Iterable[float | None]) -> list[float]:
     return [float(value) for value in values if value is not None and math.isfinite(value)]
 
@@ -241,9 +266,9 @@ def _frame(
     place_y: Callable[[float], float],
 ) -> Markup:
     parts = []
-    for tick in nice_ticks(*y_range, count=4):
+    for tick in nice_ticks(*y_range):
         y = place_y(tick)
-        label = f"{100 * tick:.4g} %" if axes.percent else f"{tick:.4g}"
+        label = f"{100 * tick:.4g} %" if axes.y_percent else f"{tick:.4g}"
         parts.append(
             Markup(
                 '<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
@@ -251,7 +276,7 @@ def _frame(
             ).format(_LEFT, WIDTH - _RIGHT, y, y, _LEFT - 6, y + 4, label)
         )
     for tick in _decades(x_range) if axes.log_x else nice_ticks(*x_range, count=6):
-        label = f"{100 * tick:.4g} %" if axes.percent and axes.x_range else f"{tick:.4g}"
+        label = f"{100 * tick:.4g} %" if axes.x_percent else f"{tick:.4g}"
         parts.append(
             Markup('<text class="tick middle" x="{:.1f}" y="{:.1f}">{}</text>').format(
                 place_x(tick), HEIGHT - _BOTTOM + 16, label
@@ -272,18 +297,26 @@ def _decades(limits: Range) -> list[float]:
     return [10.0**power for power in range(first, last + 1, step)]
 
 
-def _band(left: float, right: float, name: str) -> Markup:
+def _band(band: Band, place_x: Callable[[float], float]) -> Markup:
+    left, right = place_x(band.start), place_x(band.end)
+    bottom = HEIGHT - _BOTTOM
     return Markup(
-        '<rect class="band" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+        '<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+        '<line class="divider" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
         '<text class="tick middle" x="{:.1f}" y="{:.1f}">{}</text>'
     ).format(
+        "band shaded" if band.shaded else "band",
         left,
         _TOP,
-        max(right - left, 0.0),
-        HEIGHT - _BOTTOM - _TOP,
+        right - left,
+        bottom - _TOP,
+        right,
+        right,
+        _TOP,
+        bottom,
         (left + right) / 2,
-        HEIGHT - _BOTTOM - 5,
-        name,
+        _TOP - 5,
+        band.name,
     )
 
 
@@ -294,29 +327,36 @@ def _vertical(x: float, mark: Mark) -> Markup:
     ).format(mark.style, x, x, _TOP, HEIGHT - _BOTTOM, x, _TOP - 5, mark.label)
 
 
-def _line(
-    line: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], limits: Range
-) -> Markup:
+def _plot_area(parts: Sequence[Markup]) -> Markup:
+    """Cut off what goes beyond the axes: an inner picture shows nothing outside itself."""
+    width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    return Markup(
+        '<svg class="plot" x="{0:.0f}" y="{1:.0f}" width="{2:.0f}" height="{3:.0f}" '
+        'viewBox="{0:.0f} {1:.0f} {2:.0f} {3:.0f}">{4}</svg>'
+    ).format(_LEFT, _TOP, width, height, Markup("").join(parts))
+
+
+def _line(line: Series, place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
     pieces: list[list[str]] = [[]]
-    dots = []
     for x, y in zip(line.x, line.y, strict=True):
-        if y is None or not math.isfinite(y):
+        if math.isfinite(y):
+            pieces[-1].append(f"{place_x(x):.1f},{place_y(y):.1f}")
+        else:
             pieces.append([])
-            continue
-        left, top = place_x(x), place_y(min(max(y, limits[0]), limits[1]))
-        pieces[-1].append(f"{left:.1f},{top:.1f}")
-        if line.dots:
-            dots.append(
-                Markup('<circle class="{} point" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>').format(
-                    line.style, left, top, f"{line.label} {y:.4g}"
-                )
-            )
-    drawn = [
+    return Markup("").join(
         Markup('<polyline class="{} line" points="{}"/>').format(line.style, " ".join(piece))
         for piece in pieces
         if len(piece) > 1
-    ]
-    return Markup("").join([*drawn, *dots])
+    )
+
+
+def _points(line: Series, place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
+    dot = Markup('<circle class="{} point" cx="{:.1f}" cy="{:.1f}" r="3"><title>{}</title></circle>')
+    return Markup("").join(
+        dot.format(line.style, place_x(x), place_y(y), f"{line.label} {y:.4g}")
+        for x, y in zip(line.x, line.y, strict=True)
+        if math.isfinite(y)
+    )
 
 
 def _dot(x: float, y: float, mark: Mark) -> Markup:
@@ -325,9 +365,7 @@ def _dot(x: float, y: float, mark: Mark) -> Markup:
     )
 
 
-def _whisker(
-    each: Whisker, place_x: Callable[[float], float], place_y: Callable[[float], float]
-) -> Markup:
+def _whisker(each: Whisker, place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
     x, value, low, high = place_x(each.x), place_y(each.value), place_y(each.low), place_y(each.high)
     return Markup(
         '<g><title>{}</title><line class="whisker" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
@@ -350,6 +388,6 @@ def _whisker(
 
 
 def _svg(description: str, width: float, height: float, parts: Sequence[Markup], style: str) -> Markup:
-    return Markup(
-        '<svg class="{}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
-    ).format(style, width, height, escape(description), Markup("").join(parts))
+    return Markup('<svg class="{}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
+        style, width, height, escape(description), Markup("").join(parts)
+    )

@@ -9,15 +9,18 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from matplotlib import font_manager, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from headstart.evaluation import charts
 from headstart.evaluation.calibration import ReliabilityBin
 from headstart.types import Pixels
 
@@ -56,9 +59,7 @@ def plot_lr_find(
         axes.plot(rates[: len(losses)], losses, color=FAINT, linewidth=0.8, alpha=0.7, label="each step")
     axes.plot(rates[: len(shown)], shown, color=ACCENT, linewidth=2, label="loss")
     axes.set_xscale("log")
-    finite = np.array([value for value in shown if math.isfinite(value)] or [0.0, 1.0])
-    reach = max(float(np.ptp(finite)), 1e-6)
-    axes.set_ylim(finite.min() - 0.08 * reach, min(finite.max(), finite.min() + 4 * reach) + 0.08 * reach)
+    axes.set_ylim(*charts.finder_range(shown))
     known = [(name, rate) for name, rate in (suggestions or {}).items() if rate]
     for name, rate in known:
         axes.plot(
@@ -72,7 +73,7 @@ def plot_lr_find(
     if chosen:
         axes.axvline(chosen, color=CONTRAST, linewidth=1, linestyle="--", label=f"chosen: {chosen:.2g}")
     _finish(axes, "learning rate", "loss")
-    axes.legend(frameon=False, fontsize=9)
+    _legend_above(axes)
     return figure
 
 
@@ -120,7 +121,7 @@ def plot_schedule(rates: ArrayLike, *, momenta: Sequence[float] | None = None) -
         _finish(other, "step", "momentum")
         axes.plot([], [], color=CONTRAST, linestyle="--", label="momentum")
     if groups > 1 or momenta is not None:
-        axes.legend(frameon=False, fontsize=9)
+        _legend_above(axes)
     return figure
 
 
@@ -145,9 +146,10 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
     if count <= 60:
         names = [_plain(name) for name in classes]
-        axes.set_xticks(
-            range(count), names, rotation=90 if count > 6 else 30, ha="center" if count > 6 else "right"
-        )
+        turn = 90 if count > 6 else 30
+        axes.set_xticks(range(count), names, rotation=turn, ha="right", rotation_mode="anchor")
+        if turn == 90:
+            axes.tick_params(axis="x", pad=8)
         axes.set_yticks(range(count), names)
     _finish(axes, "prediction", "truth")
     axes.grid(visible=False)
@@ -225,6 +227,10 @@ def _finish(axes: Axes, x_label: str, y_label: str) -> None:
         axes.spines[side].set_color(GRID)
 
 
+def _legend_above(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
+
+
 def _shades() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -242,7 +248,21 @@ def _step_starts(history: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _plain(text: str) -> str:
-    """Text as it is: no mathematics between dollar signs, no control characters, not too long."""
-    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    """Text as it is: no mathematics between dollar signs, nothing that no font can draw."""
+    drawn = _drawable()
+    visible = "".join(letter if ord(letter) in drawn else "\N{REPLACEMENT CHARACTER}" for letter in text)
     short = visible if len(visible) <= 60 else visible[:59] + "…"
     return short.replace("$", r"\$")
+
+
+@lru_cache(maxsize=1)
+def _drawable() -> frozenset[int]:
+    """The characters of the fonts that Matplotlib falls back on; it warns of any other."""
+    letters: set[int] = set()
+    for family in rcParams["font.sans-serif"]:
+        try:
+            path = font_manager.findfont(family, fallback_to_default=False)
+        except ValueError:
+            continue
+        letters.update(font_manager.get_font(path).get_charmap())
+    return frozenset(number for number in letters if chr(number).isprintable())

@@ -71,7 +71,7 @@ class Predictions:
             "status": np.full(count, "") if self.status is None else _column(self.status, "status", np.str_),
             "thresholds": _column(self.thresholds, "thresholds", np.float64),
         }
-        shapes = {name: (count,) for name in ("split", "index", "status")}
+        shapes = dict.fromkeys(("split", "index", "status"), (count,))
         shapes["targets"] = (count,) if single else logits.shape
         shapes["thresholds"] = (len(self.classes),)
         for name, shape in shapes.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -29,10 +30,13 @@ from headstart.types import Task
 
 SCHEMA = 1
 TOP_LOSSES = 24
+TELLING_LOSS = 0.1
+FEWEST_LOSSES = 6
 CONFUSED_PAIRS = 8
 PICTURES_PER_PAIR = 4
 _TABLE_CLASSES = 20  # a confusion matrix of more classes is drawn as a map
 
+_KEPT: dict[object, str] = {True: "kept", False: "undone"}
 METRIC_NAMES = {
     "accuracy": ("Accuracy", "pictures called rightly"),
     "error_rate": ("Error rate", "pictures called wrongly"),
@@ -157,7 +161,7 @@ def rows_to_picture(predictions: Predictions) -> NDArray[np.int64]:
         index=np.flatnonzero(_looked_at_rows(predictions)),
     )
     interpretation = Interpretation(in_order)
-    shown = interpretation.top_losses(TOP_LOSSES)
+    shown = _worst(interpretation)
     for pair in _pairs(interpretation):
         shown += interpretation.mistaken(pair, PICTURES_PER_PAIR)
     return np.unique(np.array([example.index for example in shown], dtype=np.int64))
@@ -198,8 +202,17 @@ def _looked_at(predictions: Predictions) -> Predictions | None:
     return predictions.take(rows)
 
 
+def _worst(interpretation: Interpretation) -> list[Example]:
+    """The top losses that say something: of what is right and sure, no more than fill a row."""
+    examples = interpretation.top_losses(TOP_LOSSES)
+    telling = sum(example.loss > TELLING_LOSS for example in examples)
+    return examples[: max(telling, FEWEST_LOSSES)]
+
+
 def _pairs(interpretation: Interpretation) -> list[Confusion]:
-    return interpretation.most_confused(min_count=1)[:CONFUSED_PAIRS]
+    """The pairs that were mistaken more than once; where there are none, those that were at all."""
+    repeated = interpretation.most_confused(min_count=2)
+    return (repeated or interpretation.most_confused(min_count=1))[:CONFUSED_PAIRS]
 
 
 def _context(run: RunFolder) -> dict[str, Any]:
@@ -210,13 +223,14 @@ def _context(run: RunFolder) -> dict[str, Any]:
     interpretation = Interpretation(looked_at) if looked_at is not None else None
     pictures = Pictures(run.path)
     return {
-        "name": wording.visible(run.path.resolve().name),
+        "run_name": wording.visible(run.path.resolve().name),
+        "command": shlex.join(str(word) for word in summary.get("command") or []),
         "title": _title(summary),
         "summary": summary,
         "facts": _facts(run),
         "headline": _headline(run),
         "steps": _steps(run),
-        "step_chart": report_charts.accuracy_over_time(run.steps),
+        "step_charts": report_charts.against_time(run.steps),
         "data": _data(summary),
         "augmentation": pictures.file("augmentation.jpg"),
         "finders": [report_charts.finder(each) for each in summary.get("finders") or []],
@@ -275,8 +289,6 @@ def _headline(run: RunFolder) -> dict[str, Any] | None:
         "name": _metric_name(name),
         "value": _metric_text(name, figure.get("value")),
         "range": _metric_range(name, figure),
-        "share": name in _SHARES,
-        "bar": report_charts.headline_bar(figure) if name in _SHARES else "",
         "split": {"valid": "validation", "test": "test"}[split],
         "count": len(part) if part is not None else _count_of(run.summary, split),
         "words": wording.wrong_in_words(figure["value"]) if _known(name, figure, "accuracy") else "",
@@ -329,9 +341,11 @@ def _steps(run: RunFolder) -> list[dict[str, Any]]:
                 "name": step.get("name", ""),
                 "reason": step.get("reason") or "",
                 "outcome": step.get("outcome") or "",
-                "state": {True: "kept", False: "undone"}.get(step.get("kept")),
+                "state": _KEPT.get(step.get("kept"), ""),
                 "accuracy": wording.percent(accuracy["value"]) if accuracy else "",
-                "accuracy_range": wording.percent_range(accuracy["low"], accuracy["high"]) if accuracy else "",
+                "accuracy_range": wording.percent_range(accuracy["low"], accuracy["high"])
+                if accuracy
+                else "",
                 "gain": wording.signed(gain["value"]) if gain else "",
                 "gain_range": wording.signed_range(gain["low"], gain["high"]) if gain else "",
                 "bar": report_charts.gain_bar(gain, limits) if gain else "",
@@ -346,7 +360,7 @@ def _steps(run: RunFolder) -> list[dict[str, Any]]:
 
 def _points(gain: Mapping[str, Any]) -> str:
     value, low, high = (_times_100(gain.get(name)) for name in ("value", "low", "high"))
-    return f"{wording.signed(value, 1)} points ({wording.signed_range(low, high, 1)})"
+    return f"{wording.signed(value, 1)} points, {wording.signed_range(low, high, 1)}"
 
 
 def _times_100(value: float | None) -> float | None:
@@ -424,19 +438,22 @@ def _class_rows(run: RunFolder) -> list[dict[str, Any]]:
     if len(part) == 0:
         return []
     mistakes = _usual_mistakes(part)
+    every = per_class(part)
+    limits = report_charts.share_limits([each.recall for each in every])
     rows = [
         {
             "name": each.name,
             "count": each.count,
             "recall": wording.percent(each.recall.value) if each.count else wording.NO_FIGURE,
             "recall_range": wording.percent_range(each.recall.low, each.recall.high) if each.count else "",
-            "bar": report_charts.share_bar(each.recall) if each.count else "",
+            "bar": report_charts.share_bar(each.recall, limits) if each.count else "",
             "precision": wording.percent(each.precision.value),
             "f1": wording.number(each.f1),
             "mistake": mistakes.get(each.name, ""),
+            "from": f"{100 * limits[0]:.0f}",
             "order": each.recall.value if each.count else math.inf,
         }
-        for each in per_class(part)
+        for each in every
     ]
     return sorted(rows, key=lambda row: row["order"])
 
@@ -463,8 +480,7 @@ def _confusion(interpretation: Interpretation | None) -> dict[str, Any] | None:
                 {
                     "count": int(matrix[row, column]),
                     "right": row == column,
-                    # Mistakes are rare: the root makes a share of 4 % as dark as one of 20 %.
-                    "shade": float(shares[row, column] if row == column else shares[row, column] ** 0.5),
+                    **_shade(float(shares[row, column]), right=row == column),
                 }
                 for column in range(len(classes))
             ],
@@ -472,6 +488,17 @@ def _confusion(interpretation: Interpretation | None) -> dict[str, Any] | None:
         for row in range(len(classes))
     ]
     return {"map": "", "rows": rows, "classes": classes}
+
+
+def _shade(share: float, *, right: bool) -> dict[str, Any]:
+    """How dark a cell is, 0 … 1, and which text is legible on it.
+
+    Mistakes are rare: the root makes a share of 4 % as dark as one of 20 %. The bounds are where
+    black and white have the same contrast (above 4.5) in the dark and in the light style.
+    """
+    shade = share if right else share**0.5
+    middle = 0.47 if right else 0.58
+    return {"shade": shade, "tone": "high" if shade > 0.88 else "mid" if shade > middle else "low"}
 
 
 def _confused(interpretation: Interpretation | None, pictures: Pictures) -> list[dict[str, Any]]:
@@ -493,7 +520,7 @@ def _confused(interpretation: Interpretation | None, pictures: Pictures) -> list
 def _top_losses(interpretation: Interpretation | None, pictures: Pictures) -> list[dict[str, Any]]:
     if interpretation is None:
         return []
-    return [_card(example, pictures) for example in interpretation.top_losses(TOP_LOSSES)]
+    return [_card(example, pictures) for example in _worst(interpretation)]
 
 
 def _card(example: Example, pictures: Pictures) -> dict[str, Any]:
@@ -504,8 +531,8 @@ def _card(example: Example, pictures: Pictures) -> dict[str, Any]:
         "prediction": example.prediction,
         "right": example.truth == example.prediction,
         "loss": wording.number(example.loss, 2),
-        "probability": wording.percent(example.probability),
-        "truth_probability": wording.percent(example.truth_probability),
+        "probability": wording.probability(example.probability),
+        "truth_probability": wording.probability(example.truth_probability),
     }
 
 
@@ -518,9 +545,7 @@ def _calibration(run: RunFolder, looked_at: Predictions | None) -> dict[str, Any
 
 
 def _settings(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    model = {
-        name: value for name, value in (summary.get("model") or {}).items() if name != "groups"
-    }
+    model = {name: value for name, value in (summary.get("model") or {}).items() if name != "groups"}
     groups = {
         f"group {number}: {group.get('name', '')}": f"{wording.count(group.get('parameters'))} parameters"
         for number, group in enumerate((summary.get("model") or {}).get("groups") or [])

@@ -30,38 +30,37 @@ class Figure:
     facts: tuple[tuple[str, str], ...] = field(default=())
 
 
-def accuracy_over_time(steps: Sequence[Row]) -> Figure | None:
-    """What every step reached, against the seconds spent until then."""
-    spent = list(itertools.accumulate(float(step.get("seconds") or 0.0) for step in steps))
+def against_time(steps: Sequence[Row]) -> list[Figure]:
+    """What every step reached in accuracy and log loss, against the seconds spent until then."""
+    drawn = [_against_time(steps, "accuracy"), _against_time(steps, "log_loss")]
+    return [each for each in drawn if each is not None]
+
+
+def _against_time(steps: Sequence[Row], metric: str) -> Figure | None:
+    share = metric == "accuracy"
+    write = wording.percent if share else wording.number
+    spent = itertools.accumulate(float(step.get("seconds") or 0.0) for step in steps)
     whiskers = []
     for step, seconds in zip(steps, spent, strict=True):
-        figure = (step.get("metrics") or {}).get("accuracy")
-        if not _complete(figure):
-            continue
-        text = f"{step.get('name')}: {wording.percent(figure['value'])} after {wording.duration(seconds)}"
-        whiskers.append(
-            charts.Whisker(
-                seconds,
-                figure["value"],
-                figure["low"],
-                figure["high"],
-                text,
-                name=str(step.get("number")),
-                hollow=step.get("kept") is False,
-            )
-        )
-    if len(whiskers) < 2:
-        return None
+        figure = _complete((step.get("metrics") or {}).get(metric))
+        if figure is not None:
+            text = f"{step.get('name')}: {write(figure['value'])} after {wording.duration(seconds)}"
+            place = (seconds, figure["value"], figure["low"], figure["high"])
+            undone = step.get("kept") is False
+            whiskers.append(charts.Whisker(*place, text, name=str(step.get("number")), hollow=undone))
     kept = [each for each in whiskers if not each.hollow]
+    if len(whiskers) < 2 or not kept:
+        return None
+    name = metric.replace("_", " ")
     line = charts.Series([each.x for each in kept], [each.value for each in kept], "accent")
-    axes = charts.Axes("seconds spent", "accuracy", percent=True, x_range=None)
-    words = f"Accuracy after each step, from {wording.percent(kept[0].value)} " if kept else "Accuracy "
-    words += f"to {wording.percent(kept[-1].value)}." if kept else "after each step."
+    axes = charts.Axes(
+        "seconds spent", name, y_percent=share, x_range=(0.0, 1.04 * max(each.x for each in whiskers) + 1e-6)
+    )
+    words = f"{name.capitalize()} after each step, from {write(kept[0].value)} to {write(kept[-1].value)}."
     return Figure(
-        "Accuracy against time",
+        f"{name.capitalize()} against time",
         charts.line_chart(words, axes, [line], whiskers=whiskers),
-        legend=(("accent", "the model that was kept"),),
-        caption="Dots carry the step's number and its 95 % interval; hollow ones were undone.",
+        caption="Dots carry the number of the step and a 95\N{NO-BREAK SPACE}% interval; hollow ones were undone.",
     )
 
 
@@ -72,7 +71,7 @@ def finder(found: Row) -> Figure:
     smoothed = [_number(value) for value in found.get("smoothed") or []] or losses
     chosen = found.get("chosen")
     suggestions = {name: rate for name, rate in (found.get("suggestions") or {}).items() if rate}
-    low, high = _finder_range(smoothed)
+    low, high = charts.finder_range(smoothed)
     series = [
         charts.Series(rates[: len(losses)], losses, "faint"),
         charts.Series(rates[: len(smoothed)], smoothed, "accent"),
@@ -91,7 +90,10 @@ def finder(found: Row) -> Figure:
     return Figure(
         title,
         charts.line_chart(
-            f"{title}: loss over the learning rate; {wording.rate(chosen)} was chosen.", axes, series, marks=marks
+            f"{title}: loss over the learning rate; {wording.rate(chosen)} was chosen.",
+            axes,
+            series,
+            marks=marks,
         ),
         legend=(("faint", "each trial step"), ("accent", "smoothed")),
         caption=str(found.get("note") or ""),
@@ -109,12 +111,12 @@ def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure
     figures = [_loss_curves(history, epochs, limits, bands)]
     accuracy = [_number(row.get("accuracy")) for row in history]
     if any(map(math.isfinite, accuracy)):
-        axes = charts.Axes("epoch", "accuracy", percent=True)
+        axes = charts.Axes("epoch", "accuracy", y_percent=True, x_range=limits)
         line = charts.Series(epochs, accuracy, "accent", "accuracy", dots=True)
         best = max(filter(math.isfinite, accuracy))
         drawing = charts.line_chart(
             f"Validation accuracy by epoch; the highest is {wording.percent(best)}.",
-            _with_x(axes, limits),
+            axes,
             [line],
             bands=bands,
         )
@@ -127,7 +129,7 @@ def _loss_curves(
     history: Sequence[Row],
     epochs: list[float],
     limits: charts.Range,
-    bands: Sequence[tuple[float, float, str]],
+    bands: Sequence[charts.Band],
 ) -> Figure:
     train = [_number(row.get("train_loss")) for row in history]
     valid = [_number(row.get("valid_loss")) for row in history]
@@ -144,9 +146,7 @@ def _loss_curves(
     return Figure("Loss by epoch", drawing, legend, "Shaded: epochs of steps that were undone.")
 
 
-def _step_curves(
-    history: Sequence[Row], limits: charts.Range, bands: Sequence[tuple[float, float, str]]
-) -> list[Figure]:
+def _step_curves(history: Sequence[Row], limits: charts.Range, bands: Sequence[charts.Band]) -> list[Figure]:
     figures = []
     losses = _within_epochs(history, "batch_losses")
     if losses:
@@ -173,7 +173,10 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
         f"Reliability: of the pictures it is about {100 * worst.confidence:.0f} % sure of, "
         f"the model gets {100 * worst.accuracy:.0f} % right."
     )
-    legend = (("good", "pictures of one confidence, with 95 % interval"), ("dashed", "perfect calibration"))
+    legend = (
+        ("good", "pictures of one confidence, with 95\N{NO-BREAK SPACE}% interval"),
+        ("dashed", "perfect calibration"),
+    )
     return Figure("Sure and right", charts.reliability_chart(bins, words), legend)
 
 
@@ -184,22 +187,20 @@ def confusion_map(matrix: NDArray[np.int64], classes: Sequence[str]) -> Markup:
     return charts.confusion_map(matrix, classes, words)
 
 
-def headline_bar(figure: Row) -> Markup:
-    """The headline's interval between 0 and 100 %, or the upper half of it."""
-    if not _complete(figure):
-        return Markup("")
-    low = 0.5 if figure["low"] >= 0.5 else 0.0
-    return charts.interval_bar(figure["value"], figure["low"], figure["high"], (low, 1.0), zero=False)
+def share_limits(shares: Sequence[Interval]) -> charts.Range:
+    """The scale that the shares of all classes share: from a round figure below them all, to 1."""
+    low = min((share.low for share in shares if not math.isnan(share.value)), default=0.0)
+    return (min(math.floor(10 * low) / 10, 0.9), 1.0)
 
 
-def share_bar(share: Interval) -> Markup:
-    """A share with its interval between 0 and 100 %."""
-    return charts.interval_bar(share.value, share.low, share.high, (0.0, 1.0), zero=False)
+def share_bar(share: Interval, limits: charts.Range) -> Markup:
+    """A share with its interval on the shared scale."""
+    return charts.interval_bar(share.value, share.low, share.high, limits, zero=False)
 
 
 def gain_limits(steps: Sequence[Row]) -> charts.Range:
     """The scale that the gains of all steps share; it holds zero."""
-    gains = [step["gain"] for step in steps if _complete(step.get("gain"))]
+    gains = [gain for step in steps if (gain := _complete(step.get("gain"))) is not None]
     low = min((gain["low"] for gain in gains), default=0.0)
     high = max((gain["high"] for gain in gains), default=0.0)
     reach = max(high, -low, 1e-6)
@@ -208,13 +209,16 @@ def gain_limits(steps: Sequence[Row]) -> charts.Range:
 
 def gain_bar(gain: Row, limits: charts.Range) -> Markup:
     """A gain with its interval on the shared scale."""
-    if not _complete(gain):
+    if _complete(gain) is None:
         return Markup("")
     return charts.interval_bar(gain["value"], gain["low"], gain["high"], limits, zero=True)
 
 
-def _complete(figure: Row | None) -> bool:
-    return figure is not None and all(figure.get(name) is not None for name in ("value", "low", "high"))
+def _complete(figure: Row | None) -> Row | None:
+    """The figure if value, low and high are known."""
+    if figure is None or any(figure.get(name) is None for name in ("value", "low", "high")):
+        return None
+    return figure
 
 
 def _number(value: float | None) -> float:
@@ -225,24 +229,13 @@ def _at(rate: float, rates: Sequence[float], losses: Sequence[float]) -> float:
     return float(np.interp(math.log(rate), np.log(rates[: len(losses)]), losses))
 
 
-def _finder_range(losses: Sequence[float]) -> charts.Range:
-    """From the lowest loss to a little above where it began: the explosion at the end says no more."""
-    finite = [value for value in losses if math.isfinite(value)]
-    if not finite:
-        return (0.0, 1.0)
-    lowest = min(finite)
-    before = finite[: finite.index(lowest) + 1]
-    reach = max(max(before) - lowest, 0.05 * abs(lowest), 1e-6)
-    return (lowest - 0.12 * reach, max(before) + 0.35 * reach)
-
-
-def _bands(history: Sequence[Row], steps: Sequence[Row]) -> list[tuple[float, float, str]]:
+def _bands(history: Sequence[Row], steps: Sequence[Row]) -> list[charts.Band]:
     undone = {step.get("number") for step in steps if step.get("kept") is False}
     bands = []
     start = 0
     for step, rows in itertools.groupby(history, key=lambda row: row.get("step")):
         end = start + len(list(rows))
-        bands.append((float(start), float(end), f"{step}{' undone' if step in undone else ''}"))
+        bands.append(charts.Band(start, end, str(step), shaded=step in undone))
         start = end
     return bands
 
@@ -271,7 +264,3 @@ def _smooth(values: Sequence[float], share: float = 0.9) -> list[float]:
         mean = share * mean + (1 - share) * value
         smooth.append(mean / (1 - share**number))
     return smooth
-
-
-def _with_x(axes: charts.Axes, limits: charts.Range) -> charts.Axes:
-    return charts.Axes(axes.x_label, axes.y_label, percent=axes.percent, x_range=limits)

@@ -205,7 +205,7 @@ def confidence_bins(confidence: Floats, count: int) -> NDArray[np.int64]:
 def targets_of(predictions: Predictions) -> NDArray[Any]:
     """The truth of scored rows, which is known."""
     assert predictions.targets is not None  # scored rows have a truth
-    return predictions.targets
+    return np.asarray(predictions.targets)
 
 
 def one_hot(predictions: Predictions) -> Floats:
@@ -213,7 +213,7 @@ def one_hot(predictions: Predictions) -> Floats:
     truth = targets_of(predictions)
     if predictions.task is Task.MULTI_LABEL:
         return np.asarray(truth, dtype=np.float64)
-    return np.eye(len(predictions.classes))[truth]
+    return np.asarray(np.eye(len(predictions.classes))[truth])
 
 
 def single_only(predictions: Predictions, name: str) -> None:

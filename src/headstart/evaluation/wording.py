@@ -15,6 +15,13 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NO_FIGURE if _missing(value) else f"{100 * float(value or 0):.{digits}f}{_SPACE}%"
 
 
+def probability(value: float) -> str:
+    """Return a probability as `73.6 %`; never as 0 or 100 %, which nothing is."""
+    if value < 0.001:
+        return f"<{_SPACE}0.1{_SPACE}%"
+    return percent(value) if value < 0.9995 else f">{_SPACE}99.9{_SPACE}%"
+
+
 def percent_range(low: float | None, high: float | None) -> str:
     """Return two shares as `92.1 to 96.4 %`."""
     if _missing(low) or _missing(high):

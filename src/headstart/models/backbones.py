@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+OWN_MODULE = WeightsSource("module")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Backbone:
     image_size: Size = (224, 224)
     native_size: Size = (224, 224)
     channels_last: bool = False
-    weights: WeightsSource = WeightsSource("module")
+    weights: WeightsSource = OWN_MODULE
     note: str = ""
 
 
@@ -80,7 +81,7 @@ def create_backbone(
     import timm
 
     with seeded(seed):
-        module = cast(nn.Module, timm.create_model(arch, pretrained=False, num_classes=0))
+        module = timm.create_model(arch, pretrained=False, num_classes=0)
     told: dict[str, Any] = cast(Any, module).pretrained_cfg
     source = WeightsSource("scratch") if from_scratch else _load(module, arch, told, weights)
     native = cast(Size, tuple(told["input_size"][-2:]))
@@ -96,9 +97,7 @@ def create_backbone(
         channels_last=getattr(module, "output_fmt", "NCHW") == "NHWC",
         weights=source,
     )
-    backbone = resized(backbone, native if image_size is None else parse_size(image_size))
-    _give_map(backbone)
-    return backbone
+    return _with_map(resized(backbone, native if image_size is None else parse_size(image_size)))
 
 
 def _check_name(arch: str) -> None:
@@ -120,9 +119,7 @@ def _check_name(arch: str) -> None:
         ) from error
 
 
-def _load(
-    module: nn.Module, arch: str, told: dict[str, Any], weights: str | Path | None
-) -> WeightsSource:
+def _load(module: nn.Module, arch: str, told: dict[str, Any], weights: str | Path | None) -> WeightsSource:
     path = find_weights(arch, weights)
     if path is None:
         kind, location = "hub", str(told.get("hf_hub_id"))
@@ -146,10 +143,8 @@ def resized(backbone: Backbone, size: Size) -> Backbone:
     """Return the body set to take pictures of `size`; its module is changed in place.
 
     Bodies of fixed positions (ViT, Swin) are resized by timm's `set_input_size`, to a multiple of
-    the patch. Raises `UsageError` when the pictures are too small for the network.
+    the patch. Raises `UsageError` when the pictures are smaller than that.
     """
-    from dataclasses import replace
-
     module = backbone.module
     set_input_size = getattr(module, "set_input_size", None)
     told: dict[str, Any] = getattr(module, "pretrained_cfg", {})
@@ -163,9 +158,7 @@ def resized(backbone: Backbone, size: Size) -> Backbone:
             set_input_size(img_size=size)
         except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
             raise _cannot_take(backbone.arch, asked, error) from error
-    changed = replace(backbone, image_size=size, note=note)
-    example_features(changed)
-    return changed
+    return replace(backbone, image_size=size, note=note)
 
 
 def _whole_patches(module: nn.Module, size: Size) -> Size:
@@ -189,16 +182,24 @@ def _cannot_take(arch: str, size: Size, error: Exception) -> UsageError:
     )
 
 
-def example_features(backbone: Backbone) -> torch.Tensor:
-    """Return what the body makes of one grey picture of its image size, in evaluation mode.
+def example_picture(backbone: Backbone) -> torch.Tensor:
+    """Return one standardised picture (1, 3, height, width) of the body's image size, on its device.
 
-    Raises `UsageError` when the body cannot take the picture, or gives anything but one tensor.
+    A ramp, since a network without biases would make nothing of a constant.
     """
-    with evaluating(backbone.module), torch.no_grad():
-        try:
-            features = backbone.module(example_picture(backbone))
-        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-            raise _cannot_take(backbone.arch, backbone.image_size, error) from error
+    first = next(iter(backbone.module.parameters()), torch.zeros(()))
+    height, width = backbone.image_size
+    ramp = torch.linspace(-2, 2, 3 * height * width, device=first.device, dtype=first.dtype)
+    return ramp.view(1, 3, height, width)
+
+
+def example_features(backbone: Backbone) -> torch.Tensor:
+    """Return what the body makes of one picture of its image size, in evaluation mode.
+
+    Raises `UsageError` when the body cannot take the picture, or gives anything but a feature map
+    (batch, channels, height, width) or features (batch, count).
+    """
+    features = _try(backbone, backbone.module)
     if not isinstance(features, torch.Tensor) or features.numel() == 0 or features.ndim not in (2, 4):
         kind = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
         raise UsageError(
@@ -208,22 +209,24 @@ def example_features(backbone: Backbone) -> torch.Tensor:
     return features
 
 
-def example_picture(backbone: Backbone) -> torch.Tensor:
-    """Return one grey picture (1, 3, height, width) of the body's image size, on its device."""
-    first = next(iter(backbone.module.parameters()), torch.zeros(()))
-    return torch.zeros(1, 3, *backbone.image_size, device=first.device, dtype=first.dtype)
-
-
-def _give_map(backbone: Backbone) -> None:
+def _with_map(backbone: Backbone) -> Backbone:
     """Take the pool off bodies that pool a feature map: the classifier pools in its own way.
 
     Bodies of tokens keep their own pool, which belongs to how they were pretrained.
     """
     module = cast(Any, backbone.module)
-    with evaluating(backbone.module), torch.no_grad():
-        features = module.forward_features(example_picture(backbone))
+    features = _try(backbone, module.forward_features)
     if isinstance(features, torch.Tensor) and features.ndim == 4:
         module.reset_classifier(0, "")
+    return backbone
+
+
+def _try(backbone: Backbone, forward: Callable[[torch.Tensor], object]) -> object:
+    with evaluating(backbone.module), torch.no_grad():
+        try:
+            return forward(example_picture(backbone))
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            raise _cannot_take(backbone.arch, backbone.image_size, error) from error
 
 
 @contextlib.contextmanager

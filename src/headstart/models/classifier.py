@@ -66,16 +66,17 @@ class Classifier(nn.Module):
         """Trace the body and lay out stages and groups; needed again when its size changes."""
         body = replace(self.info, module=self.backbone)
         features = example_features(body)
-        self.stages = [*cut(self.backbone, example_picture(body))]
+        self.stages = cut(self.backbone, example_picture(body), features)
         body_stages = len(self.stages)
         if features.ndim == 4:
             pool = partial(_pool, channels_last=self.info.channels_last)
-            self.stages.append(Stage("pool", pool, ()))
+            features = pool(self.backbone, features)
+            self.stages.append(Stage("pool", pool, (), output=tuple(features.shape[1:])))
+        self.feature_count = features.shape[1]
         self.head_stage = len(self.stages)
         self.stages.append(Stage("head", _run_head, ("",)))
         self.group_starts = _group_starts(body_stages, self.head_stage, self._groups)
-        self._shapes: dict[Size, list[tuple[int, ...]]] = {}
-        self.feature_count = self.activation_shape(self.head_stage)[0]
+        self._shapes = {self.image_size: [(3, *self.image_size), *(s.output for s in self.stages[:-1])]}
 
     # ---- what it is ------------------------------------------------------------------------
 
@@ -285,7 +286,8 @@ class Classifier(nn.Module):
         wanted = parse_size(size)
         if wanted != self.image_size:
             line = self.frozen_line
-            self.info = replace(resized(replace(self.info, module=self.backbone), wanted), module=nn.Identity())
+            body = resized(replace(self.info, module=self.backbone), wanted)
+            self.info = replace(body, module=nn.Identity())
             self._cut()
             self.freeze_at(line)
         return self.image_size
@@ -380,7 +382,7 @@ def _group_starts(body_stages: int, head_stage: int, groups: GroupSpec) -> tuple
     With three groups a ResNet falls into stem–layer2 | layer3–layer4 | head, as in the course. A
     body of fewer stages gives fewer groups.
     """
-    if groups != "stage" and (isinstance(groups, str) or groups < 2):
+    if groups != "stage" and not (isinstance(groups, int) and groups >= 2):
         raise UsageError(f"groups cannot be {groups!r}", "give a number from 2 on, or 'stage'")
     count = body_stages if groups == "stage" else min(groups - 1, body_stages)
     runs = np.array_split(np.arange(body_stages), count)
@@ -419,11 +421,10 @@ def create_classifier(
         body = Backbone(type(body).__name__, body, image_size=size, native_size=size)
     elif image_size is not None:
         body = resized(body, parse_size(image_size))
-    features = example_features(body)
-    if features.ndim == 4:
-        features = concat_pool(features, channels_last=body.channels_last)
+    classifier = Classifier(body, nn.Identity(), groups=groups)
     with seeded(seed):
-        return Classifier(body, _make_head(head, features.shape[1], class_count, hidden, ps), groups=groups)
+        classifier.head = _make_head(head, classifier.feature_count, class_count, hidden, ps)
+    return classifier
 
 
 def _make_head(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,7 @@ def course_head(
         raise UsageError(f"hidden widths are {tuple(hidden)}", "give whole numbers from 1 on")
     widths = [feature_count, *hidden, class_count]
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for number, (before, after) in enumerate(itertools.pairwise(widths)):
         is_last = number == len(widths) - 2
         linear = nn.Linear(before, after)
         nn.init.kaiming_normal_(linear.weight)

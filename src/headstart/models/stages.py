@@ -9,7 +9,7 @@ through the latter would bake the mode of the moment in, and be silently wrong i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
@@ -36,6 +36,7 @@ class Stage:
     run: Run
     modules: tuple[str, ...]
     tensors: tuple[str, ...] = ()
+    output: tuple[int, ...] = ()
 
     def parameters(self, body: nn.Module) -> dict[str, nn.Parameter]:
         """Return the stage's parameters by their names in the body."""
@@ -46,33 +47,28 @@ class Stage:
         return found | {name: body.get_parameter(name) for name in self.tensors}
 
 
-def whole_body(body: nn.Module) -> list[Stage]:
-    """Return the body as one stage."""
-    del body
-    return [Stage("body", _run_whole, ("",))]
+def cut(body: nn.Module, example: torch.Tensor, features: torch.Tensor) -> list[Stage]:
+    """Cut a body into stages, in the order in which they run; one stage where it cannot be cut.
+
+    `features` is what the body makes of `example` in evaluation mode; stages that do not come to
+    just the same are not used. Together the stages hold every parameter of the body once.
+    """
+    groups = _layer_groups(body)
+    graph = _trace(body, groups) if groups else None
+    if graph is not None:
+        stages = _measured(body, _stages(body, graph, groups), example, features)
+        if stages:
+            return stages
+    return [Stage("body", _run_whole, ("",), output=tuple(features.shape[1:]))]
 
 
 def _run_whole(body: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, body(inputs))
 
 
-def cut(body: nn.Module, example: torch.Tensor) -> list[Stage]:
-    """Cut a body into stages, in the order in which they run; one stage where it cannot be cut.
-
-    `example` is an input; it runs through the stages once, in evaluation mode. Together the stages
-    hold every parameter of the body once.
-    """
-    groups = _layer_groups(body)
-    graph = _trace(body, groups) if groups else None
-    if graph is None:
-        return whole_body(body)
-    stages = _stages(body, graph, groups)
-    return stages if _agrees(body, stages, example) else whole_body(body)
-
-
 def _layer_groups(body: nn.Module) -> dict[str, int]:
     """Layer group numbers by parameter name, from the model's own matcher; empty without one."""
-    matcher = getattr(body, "group_matcher", None)
+    matcher: Any = getattr(body, "group_matcher", None)
     if matcher is None:
         return {}
     from timm.models import group_parameters
@@ -81,9 +77,9 @@ def _layer_groups(body: nn.Module) -> dict[str, int]:
 
 
 @cache
-def _reads_training(kind: type[nn.Module]) -> bool:
+def _reads_training(kind: Hashable) -> bool:
     """Whether the source of a module class (or of a class it inherits from) asks for its mode."""
-    for base in kind.__mro__:
+    for base in cast(type[nn.Module], kind).__mro__:
         if base is nn.Module:
             return False
         try:
@@ -96,22 +92,28 @@ def _reads_training(kind: type[nn.Module]) -> bool:
 
 class _CoarseTracer(fx.Tracer):
     def __init__(self, groups: Mapping[str, int]) -> None:
-        from timm.models import get_notrace_functions, get_notrace_modules
+        import timm.models
 
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        registry: Any = timm.models
+        super().__init__(autowrap_functions=tuple(registry.get_notrace_functions()))
         self._groups = groups
-        self._opaque = tuple(get_notrace_modules())
+        self._opaque = tuple(registry.get_notrace_modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         prefix = module_qualified_name + "."
         groups = {group for name, group in self._groups.items() if name.startswith(prefix)}
         own = [*m.parameters(recurse=False), *m.buffers(recurse=False)]
-        return len(groups) < 2 or bool(own) or isinstance(m, self._opaque) or _reads_training(type(m))
+        return (
+            len(groups) < 2
+            or bool(own)
+            or isinstance(m, self._opaque)
+            or _reads_training(cast(Hashable, type(m)))
+        )
 
 
 def _trace(body: nn.Module, groups: Mapping[str, int]) -> fx.Graph | None:
     """Trace the body in both modes; None where it cannot be traced or the modes differ."""
-    graphs = []
+    graphs: list[fx.Graph] = []
     with evaluating(body):
         for training in (True, False):
             body.train(training)
@@ -125,11 +127,13 @@ def _trace(body: nn.Module, groups: Mapping[str, int]) -> fx.Graph | None:
 def _stages(body: nn.Module, graph: fx.Graph, groups: Mapping[str, int]) -> list[Stage]:
     steps = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     starts = _starts(body, graph, steps, groups)
-    stages = []
+    stages: list[Stage] = []
     for first, last in zip(starts, [*starts[1:], len(steps)], strict=True):
         stages.append(_stage(body, graph, steps, first, last, is_first=not stages))
-    names = _unique([stage.name for stage in stages])
-    stages = [replace(stage, name=name) for stage, name in zip(stages, names, strict=True)]
+    names = [stage.name for stage in stages]
+    stages = [
+        stage if names.count(stage.name) == 1 else replace(stage, name=stage.modules[0]) for stage in stages
+    ]
     held = {name for stage in stages for name in stage.parameters(body)}
     unused = tuple(name for name, _ in body.named_parameters() if name not in held)
     return [*stages[:-1], replace(stages[-1], tensors=stages[-1].tensors + unused)]
@@ -197,7 +201,7 @@ def _shared_spans(body: nn.Module, steps: Sequence[fx.Node]) -> list[tuple[int, 
 def _crossing(graph: fx.Graph, steps: Sequence[fx.Node], place: int) -> list[fx.Node]:
     """The values that are made before a step and used from it on (constants do not count)."""
     before = set(steps[:place]) | set(_inputs(graph)[:1])
-    return [node for node in before if any(user not in before and user.op != "get_attr" for user in node.users)]
+    return [node for node in before if any(user not in before for user in node.users)]
 
 
 def _inputs(graph: fx.Graph) -> list[fx.Node]:
@@ -259,16 +263,16 @@ def _common_name(modules: Sequence[str]) -> str:
     return ".".join(common) or modules[0]
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name}#{k}" for k, name in enumerate(names)]
-
-
-def _agrees(body: nn.Module, stages: Sequence[Stage], example: torch.Tensor) -> bool:
-    """Whether the stages hand single tensors on and give just what the body gives."""
+def _measured(
+    body: nn.Module, stages: Sequence[Stage], example: torch.Tensor, features: torch.Tensor
+) -> list[Stage]:
+    """The stages with their output shapes; none where they do not hand tensors on, or differ."""
+    measured = []
+    values: Any = example
     with evaluating(body), torch.no_grad():
-        values = example
         for stage in stages:
             values = stage.run(body, values)
             if not isinstance(values, torch.Tensor):
-                return False
-        return torch.equal(values, body(example))
+                return []
+            measured.append(replace(stage, output=tuple(values.shape[1:])))
+    return measured if torch.equal(values, features) else []

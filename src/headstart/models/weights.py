@@ -216,9 +216,7 @@ def _differing(
         for name, tensor in wanted.items()
         if name in found and found[name].shape != tensor.shape
     ]
-    unknown = [
-        f"{name} is unknown" for name in found if name not in wanted and not name.startswith(dropped or ("\0",))
-    ]
+    unknown = [f"{name} is unknown" for name in found if name not in wanted and not name.startswith(dropped)]
     return [*shapes, *missing, *unknown]
 
 

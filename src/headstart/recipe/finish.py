@@ -11,7 +11,6 @@ import numpy as np
 
 from headstart import environment
 from headstart.evaluation import (
-    Interpretation,
     Interval,
     Predictions,
     calibrate,
@@ -19,7 +18,7 @@ from headstart.evaluation import (
     paired,
     write_report,
 )
-from headstart.recipe.result import Result, StepResult
+from headstart.recipe.result import PAYS, Result, StepResult
 from headstart.types import Task
 
 if TYPE_CHECKING:
@@ -47,12 +46,11 @@ def finish(steps: EightSteps) -> Result:
 
     final = {"valid": _figures(valid), "test": None if scored_test is None else _figures(scored_test)}
     policy = "flips" if averaged is not None else None
-    steps.narrator.say("")
     with steps.narrator.progress("writing the model and the report"):
         learner.export(
             steps.folder / "model",
             temperature=calibration.temperature,
-            tta=policy,
+            tta=averaged is not None,
             metrics={
                 f"{split} {name}": value.to_dict()
                 for split, figures in final.items()
@@ -93,7 +91,7 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
     started = time.monotonic()
     averaged = steps.learner.tta("valid")
     gain = paired(valid, averaged, "log_loss")
-    kept = gain.probability >= steps.pays
+    kept = gain.probability >= PAYS
     metrics = steps.measure(averaged)
     steps.record(
         StepResult(
@@ -157,7 +155,8 @@ def _summary(
     policy: str | None,
 ) -> dict[str, Any]:
     data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
-    bad = [] if audit is None else audit.bad()
+    bad = [] if audit is None else [(audit.samples.paths[row], str(audit.codes[row])) for row in audit.bad_rows]
+    spans = zip(model.group_starts, (*model.group_starts[1:], len(model.stages)), strict=True)
     tta = next((step for step in steps.steps if step.number == 9), None)
     return {
         "schema": 1,
@@ -185,17 +184,20 @@ def _summary(
             "counts": data.counts,
             "quarantined": [{"path": path, "code": code} for path, code in bad[:200]],
             "quarantined_count": len(bad),
-            "duplicates": 0 if audit is None else audit.duplicate_count,
+            "duplicates": 0 if audit is None else audit.duplicates,
             "notes": list(data.samples.notes),
         },
         "model": {
             "arch": steps.body.arch,
-            "weights": model.provenance.source,
-            "licence": model.provenance.licence,
+            "weights": f"{model.info.weights.kind} {model.info.weights.location}".strip(),
+            "licence": model.info.weights.licence,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "image_size": list(data.image_size),
-            "groups": model.group_table(),
-            "head": model.head_kind,
+            "groups": [
+                {"name": name, "parameters": sum(p.numel() for p in model.stage_parameters(*span).values())}
+                for name, span in zip(model.group_names, spans, strict=True)
+            ],
+            "head": type(model.head).__name__,
         },
         "steps": [step.to_dict() for step in steps.steps],
         "finders": steps.finders,

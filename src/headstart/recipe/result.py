@@ -9,6 +9,10 @@ from typing import Any
 from headstart.evaluation import Gain, Interval, Predictions
 
 
+PAYS = 0.95
+"""A step is kept when this share of the bootstrap's resamples says that it lowered the log loss."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Whether a phase over-fitted, under-fitted or neither, and what to do about it."""
@@ -48,18 +52,13 @@ class StepResult:
             "outcome": self.outcome,
             "seconds": round(self.seconds, 3),
             "epochs": self.epochs,
-            "metrics": {name: interval_dict(value) for name, value in self.metrics.items()},
-            "gain": None if self.gain is None else {"metric": "log_loss", **interval_dict(self.gain)},
-            "gain_accuracy": None if self.gain_accuracy is None else interval_dict(self.gain_accuracy),
+            "metrics": {name: value.to_dict() for name, value in self.metrics.items()},
+            "gain": None if self.gain is None else {"metric": "log_loss", **self.gain.to_dict()},
+            "gain_accuracy": None if self.gain_accuracy is None else self.gain_accuracy.to_dict(),
             "verdict": None
             if self.verdict is None
             else {"kind": self.verdict.kind, "text": self.verdict.text},
         }
-
-
-def interval_dict(interval: Interval | Gain) -> dict[str, float]:
-    """Return value, low and high as JSON can hold them."""
-    return {"value": float(interval.value), "low": float(interval.low), "high": float(interval.high)}
 
 
 @dataclass(frozen=True)
@@ -86,3 +85,14 @@ class Result:
     def report(self) -> Path:
         """The report, one HTML file."""
         return self.folder / "report.html"
+
+    def headline(self) -> str:
+        """Return the figure that matters in one sentence, with its interval and what it is of."""
+        part, table = ("test", self.test) if self.test is not None else ("validation", self.valid)
+        figures = self.summary["final"]["valid" if self.test is None else "test"]
+        name = next(iter(figures))
+        value = figures[name]
+        return (
+            f"{name.replace('_', ' ')} {value['value']:.1%} ({value['low']:.1%} … {value['high']:.1%}) "
+            f"on {len(table.scored()):,} {part} pictures"
+        )

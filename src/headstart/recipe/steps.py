@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.errors import StoppedError, UsageError
+from headstart.augment import Augmentation
+from headstart.errors import UsageError
 from headstart.evaluation import Gain, Interval, Predictions, calibrate, interval, paired
 from headstart.imagedata import ImageData
 from headstart.inference import predictions_of
-from headstart.models import TensorSource, cached_engine, fit_probe, materialise, weights_identity
+from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, materialise, weights_identity
 from headstart.recipe.clock import Clock, spoken
+from headstart.recipe.finish import finish
 from headstart.recipe.folder import RunFolder
 from headstart.recipe.narrator import Narrator
-from headstart.recipe.result import Result, StepResult, Verdict
+from headstart.recipe.result import PAYS, Result, StepResult, Verdict
+from headstart.recipe.verdict import diagnose
 from headstart.training import Phase, Plan
 from headstart.types import Size
 
@@ -31,11 +35,9 @@ if TYPE_CHECKING:
     from headstart.models import Engine
     from headstart.training import FinderResult
 
-PAYS = 0.95
-"""A step is kept when this share of the bootstrap's resamples says that it lowered the log loss."""
-
 DEFAULT_RATE = 1e-3
 HIGHEST_RATE = 1e-2
+BELOW_RISE = 5.0
 
 
 @dataclass
@@ -86,7 +88,9 @@ class EightSteps:
         self.finders: list[dict[str, object]] = []
         self.probe: Predictions | None = None
         self.probe_skill = 0.0
+        self.probe_test: Predictions | None = None
         self.stop_reason = ""
+        self._learner: Learner | None = None
 
     # ---- the way through -------------------------------------------------------------------
 
@@ -100,7 +104,7 @@ class EightSteps:
                 break
             self._phase(phase)
         self._restore_best()
-        return self._finish()
+        return finish(self)
 
     def _first_probe(self) -> tuple[Engine, dict[str, TensorSource]]:
         """Fit the probe on features of the frozen body, before torch is needed where possible."""
@@ -111,11 +115,12 @@ class EightSteps:
         )
         started = time.monotonic()
         identity = weights_identity(self.body.arch, self.body.weights)
-        engine = cached_engine(identity, self.data.image_size, threads=self.data.threads)
-        if engine is None:
-            self.narrator.say("  exporting the frozen body (once for these weights and this size) …")
-            engine = self._make_learner().engine()
-        self.data = self.data.for_weights(engine.crop_fraction, engine.interpolation)
+        engine: Engine | None = cached_engine(identity, self.data.image_size, threads=self.data.threads)
+        if isinstance(engine, OnnxEngine) and engine.facts is not None:
+            self.data = self.data.for_weights(engine.facts.crop_fraction, engine.facts.interpolation)
+        else:
+            self.narrator.say("  preparing the frozen body (once for these weights and this size) …")
+            self.data, engine = self.learner.data, self.learner.engine()
         sources = {}
         for split in ("train", "valid", "test"):
             if len(self.data.rows(split)):
@@ -132,46 +137,53 @@ class EightSteps:
         self.probe = predictions["valid"]
         self.probe_test = predictions.get("test")
         self.probe_skill = self._skill(self.probe)
-        metrics = self._measure(self.probe)
-        self._record(
+        metrics = self.measure(self.probe)
+        self.record(
             StepResult(
                 number=0,
                 name="Probe",
                 reason="A logistic regression on the frozen features: every later step must beat it.",
                 kept=True,
-                outcome=f"{self._figures(metrics)}; penalty C = {fitted.penalty:g} by cross-validation",
+                outcome=f"{self.figures(metrics)}; penalty C = {fitted.penalty:g} by cross-validation",
                 seconds=time.monotonic() - started,
                 metrics=metrics,
             )
         )
+        train_loss = self.measure(predictions["train"])["log_loss"].value
         self.folder.history(
             step=0,
             name="probe",
             epoch=0,
-            train_loss=interval_value(self._measure(predictions["train"]), "log_loss"),
-            valid_loss=interval_value(metrics, "log_loss"),
-            **{self.metric: interval_value(metrics, self.metric)},
-            time=round(time.monotonic() - started, 3),
+            train_loss=train_loss,
+            valid_loss=metrics["log_loss"].value,
+            **{self.metric: metrics[self.metric].value},
+            time=time.monotonic() - started,
         )
         return engine, sources
 
-    def _make_learner(self) -> Learner:
-        from headstart.learner import Learner
+    @property
+    def learner(self) -> Learner:
+        """The learner, made (and torch imported) when it is first needed."""
+        if self._learner is None:
+            from headstart.learner import Learner
 
-        return Learner(
-            self.data,
-            self.body.arch,
-            weights=self.body.weights,
-            from_scratch=self.body.from_scratch,
-            metrics=(self.metric,),
-            settings=self.plan.settings,
-            device=self.device,
-            callbacks=self.narrator.callbacks(self.metric),
-        )
+            self._learner = Learner(
+                self.data,
+                self.body.arch,
+                weights=self.body.weights,
+                from_scratch=self.body.from_scratch,
+                metrics=(self.metric,),
+                settings=self.plan.settings,
+                device=self.device,
+                callbacks=self.narrator.callbacks(self.metric),
+            )
+        return self._learner
 
     def _start_learner(self, adopted: tuple[Engine, dict[str, TensorSource]] | None) -> None:
-        self.learner = self._make_learner()
         self.data = self.learner.data
+        # Batches are small and pictures few: batch norm's statistics from pretraining are the better
+        # ones. 320 flowers, mobilenetv2_100, three epochs: 90.2 % of 400 held out against 89.5 %.
+        self.learner.model.fixed_batch_norm = not self.body.from_scratch
         if adopted is not None:
             self.learner.adopt(*adopted)
             self.learner.model.init_head_from(*self.probe_head)
@@ -189,10 +201,10 @@ class EightSteps:
             name="Data with augmentation",
             reason=reason,
             kept=None,
-            outcome=f"{self.data.augmentation.describe()}; see augmentation.jpg",
+            outcome=f"{describe(self.data.augmentation)}; see augmentation.jpg",
             seconds=time.monotonic() - started,
         )
-        self._record(result)
+        self.record(result)
 
     # ---- one phase -------------------------------------------------------------------------
 
@@ -210,10 +222,10 @@ class EightSteps:
             return
         self.narrator.step(phase.step, phase.name[:1].upper() + phase.name[1:], phase.reason)
         started = time.monotonic()
-        epochs = self._train(shortened)
+        losses = self._train(shortened)
         after = self.learner.predictions("valid")
-        verdict = self._verdict(after)
-        self._judge(shortened, after, time.monotonic() - started, epochs, verdict)
+        verdict = self._verdict(after, losses)
+        self._judge(shortened, after, time.monotonic() - started, len(losses), verdict)
 
     def _unfreeze(self) -> None:
         started = time.monotonic()
@@ -221,7 +233,7 @@ class EightSteps:
         self.narrator.step(5, "Unfreeze", reason)
         self.learner.unfreeze()
         count = sum(p.numel() for group in self.learner.model.parameter_groups() for p in group)
-        self._record(
+        self.record(
             StepResult(
                 5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started
             )
@@ -240,7 +252,7 @@ class EightSteps:
         reason = "Early layers see edges and colours, which any pictures share: they need the least change."
         self.narrator.step(6, "Lower rates for earlier groups", reason)
         outcome = f"each group at 1/{ratio:g} of the rate of the next ({why})"
-        self._record(
+        self.record(
             StepResult(6, "Lower rates", reason, None, outcome, time.monotonic() - started)
         )
         return ratio
@@ -255,7 +267,7 @@ class EightSteps:
         title = "Learning-rate finder" + (", again" if number == 7 else "")
         self.narrator.step(number, title, reason)
         started = time.monotonic()
-        spread = slice(ratio ** (1 - groups), 1.0) if ratio != 1 else slice(1.0, 1.0)
+        spread = [ratio ** (number + 1 - groups) for number in range(groups)]
         learner = self.learner.precompute() if phase.precompute else self.learner
         steps = math.ceil(len(self.data.rows("train")) / self.data.batch_size)
         iterations = 100 if phase.frozen_to != 0 else max(30, min(100, steps))
@@ -269,23 +281,27 @@ class EightSteps:
                 "rates": [float(value) for value in found.rates],
                 "losses": [float(value) for value in found.losses],
                 "smoothed": [float(value) for value in found.smoothed],
-                "suggestions": {name: value for name, value in found.suggestions.items()},
+                "suggestions": dict(found.suggestions),
                 "chosen": rate,
                 "note": why,
             }
         )
-        self._record(StepResult(number, title, reason, None, f"{rate:.1e} for the head: {why}", seconds))
+        self.record(StepResult(number, title, reason, None, f"{rate:.1e} for the head: {why}", seconds))
         rates = tuple(rate * ratio ** (k + 1 - groups) for k in range(groups))
         per_epoch = seconds / max(1, len(found.rates)) * steps
         return self._shorten(replace(phase, learning_rate=rates), per_epoch)
 
     def _choose_rate(self, found: FinderResult) -> tuple[float, str]:
-        valley = found.suggestions.get("valley")
-        if valley is None:
-            return DEFAULT_RATE, f"the default, since {found.note or 'the curve has no valley'}"
-        if valley > HIGHEST_RATE:
-            return HIGHEST_RATE, f"the valley of the curve is at {valley:.1e}, above what fine-tuning bears"
-        return float(valley), "the valley of the curve"
+        """Return the rate for the head, and why.
+
+        From the probe's optimum the loss can often only rise; then the rate stays well below that.
+        """
+        ceiling = HIGHEST_RATE if found.rises is None else min(HIGHEST_RATE, found.rises / BELOW_RISE)
+        if found.valley is not None and found.valley <= ceiling:
+            return found.valley, "the valley of the curve"
+        if found.rises is not None:
+            return ceiling, f"the loss rises from {found.rises:.1e} on, so a {BELOW_RISE:g}th of that"
+        return min(DEFAULT_RATE, ceiling), f"the default, since {found.note or 'the curve has no valley'}"
 
     def _epoch_seconds(self, phase: Phase) -> float:
         """Measure a few steps, bit-exactly undone, and return how long an epoch will take."""
@@ -316,16 +332,20 @@ class EightSteps:
         )
         return shorter
 
-    def _train(self, phase: Phase) -> int:
-        from headstart.training import KeepBest
+    def _train(self, phase: Phase) -> list[float]:
+        """Train a phase, go back to its best epoch, and return the validation loss after each."""
+        from headstart.training import HistoryWriter, KeepBest
 
-        keep = KeepBest(self.learner.model)
-        before = self.learner.run.epoch
-        self.learner.run_phase(phase, (keep, self.folder.watch(phase, self.metric)))
-        keep.restore()
-        if self.learner.run.stop_reason == "interrupted":
+        run, keep = self.learner.run, KeepBest()
+        before = len(run.history)
+        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl")))
+        keep.restore(run)
+        if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"
-        return self.learner.run.epoch - before
+            self.narrator.say("  stopping: what was trained so far is judged, saved and reported")
+        elif run.stop_reason:
+            self.narrator.say(f"  {run.stop_reason}")
+        return [loss for loss in run.history[before:]["valid_loss"] if loss is not None]
 
     # ---- judging ---------------------------------------------------------------------------
 
@@ -335,19 +355,18 @@ class EightSteps:
         gain = paired(self.best.valid, after, "log_loss")
         accuracy = paired(self.best.valid, after, self.metric)
         kept = gain.probability >= PAYS
-        metrics = self._measure(after)
-        change = f"log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
-        tail = "kept" if kept else f"not clearly better than the {self.best.name}, so undone"
+        metrics = self.measure(after)
+        outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
         if kept:
             size = self.learner.data.image_size
             self.best = Best(after, self.learner.state(), size, phase.name)
-        self._record(
+        self.record(
             StepResult(
                 number=phase.step,
                 name=phase.name,
                 reason=phase.reason,
                 kept=kept,
-                outcome=f"{self._figures(metrics)}; {change}: {tail}",
+                outcome=outcome,
                 seconds=seconds,
                 epochs=epochs,
                 metrics=metrics,
@@ -357,14 +376,12 @@ class EightSteps:
             )
         )
 
-    def _verdict(self, after: Predictions) -> Verdict | None:
+    def _verdict(self, after: Predictions, losses: Sequence[float]) -> Verdict | None:
         """Compare the losses on training and validation pictures, both without augmentation."""
-        rows = [row for row in self.folder.rows if row["phase"] == len(self.folder.phases)]
-        losses = [float(row["valid_loss"]) for row in rows]
         if not losses:
             return None
         train = self.learner.predictions("train", limit=max(len(after), 200))
-        return diagnose(interval_value(self._measure(train), "log_loss"), losses)
+        return diagnose(self.measure(train)["log_loss"].value, losses)
 
     def _restore_best(self) -> None:
         if self.learner.data.image_size != self.best.size:
@@ -377,11 +394,11 @@ class EightSteps:
         accuracy = interval(predictions, "accuracy").value
         return max(0.0, (accuracy - chance) / (1 - chance))
 
-    def _measure(self, predictions: Predictions) -> dict[str, Interval]:
+    def measure(self, predictions: Predictions) -> dict[str, Interval]:
         names = dict.fromkeys((self.metric, "log_loss"))
         return {name: interval(predictions, name) for name in names}
 
-    def _figures(self, metrics: dict[str, Interval]) -> str:
+    def figures(self, metrics: dict[str, Interval]) -> str:
         shown = metrics[self.metric]
         name = self.metric.replace("_", " ")
         return (
@@ -389,6 +406,30 @@ class EightSteps:
             f"log loss {metrics['log_loss'].value:.3f}"
         )
 
-    def _record(self, result: StepResult) -> None:
+    def outcome(self, metrics: dict[str, Interval], gain: Gain, kept: bool, rival: str) -> str:
+        """Return what a step gave in one sentence."""
+        change = f"log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
+        tail = "kept" if kept else f"not clearly better than {rival}, so undone"
+        return f"{self.figures(metrics)}; {change}: {tail}"
+
+    def record(self, result: StepResult) -> None:
         self.steps.append(result)
         self.narrator.outcome(result)
+
+
+def describe(augmentation: Augmentation) -> str:
+    """Return what an augmentation does, in words."""
+    words = []
+    if augmentation.dihedral:
+        words.append("turns and mirrors")
+    elif augmentation.flip_horizontal:
+        words.append("mirrors left and right")
+    if augmentation.max_rotate:
+        words.append(f"rotates up to {augmentation.max_rotate:g}°")
+    if augmentation.max_zoom > 1:
+        words.append(f"zooms up to {augmentation.max_zoom:g}x")
+    if augmentation.max_warp:
+        words.append(f"warps up to {augmentation.max_warp:g}")
+    if augmentation.max_lighting:
+        words.append(f"lights up to {augmentation.max_lighting:g}")
+    return ", ".join(words) or "none: each epoch sees the same pictures"

@@ -182,38 +182,44 @@ def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
     if len(used) < FEWEST_POINTS:
         note = f"only {len(losses)} of {iterations} steps were finite: start at a lower rate"
         return FinderResult(rates, losses, smoothed, dict.fromkeys(names), None, note)
-    noise = _noise(losses, smoothed, iterations // 10 + int(used.argmin()), beta)
-    note = _why_not(used, noise)
+    first_at = iterations // 10
+    lowest_at = first_at + int(used.argmin())
+    spread = _spread(losses[: lowest_at + 1])
+    errors = [spread * _standard_error(beta, position + 1) for position in (first_at, lowest_at)]
+    note = _why_not(used, math.hypot(*errors))
     suggestions = dict.fromkeys(names) if note else _suggestions(used_rates, used)
-    return FinderResult(rates, losses, smoothed, suggestions, _rises(rates, smoothed, used, noise), note)
+    return FinderResult(
+        rates, losses, smoothed, suggestions, _rises(rates, smoothed, lowest_at, errors[1]), note
+    )
 
 
-def _noise(losses: Curve, smoothed: Curve, until: int, beta: float) -> float:
-    """Return the standard error of the smoothed loss, from how the raw one jumps around it."""
-    before = slice(0, max(FEWEST_POINTS, until + 1))
-    residual = losses[before] - smoothed[before]
-    spread = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
-    return spread * math.sqrt((1 - beta) / (1 + beta))
+def _spread(losses: Curve) -> float:
+    """Return how much single losses jump, by their differences, so that a trend does not count."""
+    if len(losses) < 2:
+        return 0.0
+    return float(np.median(np.abs(np.diff(losses)))) / (0.6745 * math.sqrt(2))
 
 
-def _why_not(used: Curve, noise: float) -> str:
+def _standard_error(beta: float, count: int) -> float:
+    """Return that of the running mean of `count` independent figures with spread 1."""
+    return math.sqrt((1 - beta) / (1 + beta) * (1 + beta**count) / (1 - beta**count))
+
+
+def _why_not(used: Curve, error: float) -> str:
     first, lowest = float(used[0]), float(used.min())
     fell = first - lowest
     if fell < FLAT * abs(first):
         return f"the loss hardly moves at any rate (it fell by {100 * fell / max(abs(first), 1e-12):.2g} %)"
-    if fell < 3 * noise:
-        return f"the loss is too noisy to read: it fell by {fell:.2g}, and jumps by {noise:.2g} on its own"
+    if fell < 3 * error:
+        return f"the loss is too noisy to read: it fell by {fell:.2g}, give or take {error:.2g}"
     return ""
 
 
-def _rises(rates: Curve, smoothed: Curve, used: Curve, noise: float) -> float | None:
-    lowest = float(used.min())
-    after = int(np.nanargmin(np.where(np.isfinite(smoothed), smoothed, np.inf)))
-    limit = lowest + max(3 * noise, 0.05 * abs(lowest))
-    for position in range(after, len(rates)):
-        if not smoothed[position] <= limit:
-            return float(rates[position])
-    return None
+def _rises(rates: Curve, smoothed: Curve, lowest_at: int, error: float) -> float | None:
+    lowest = float(smoothed[lowest_at])
+    clearly = lowest + max(3 * error, 0.05 * abs(lowest))
+    above = np.flatnonzero(~(smoothed[lowest_at:] <= clearly))
+    return float(rates[lowest_at + above[0]]) if len(above) else None
 
 
 def _suggestions(rates: Curve, losses: Curve) -> dict[str, float | None]:

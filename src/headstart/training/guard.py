@@ -14,6 +14,9 @@ from headstart.errors import HeadstartError
 from headstart.training.run import Run
 from headstart.types import Batch
 
+# Beyond this the square of a step is no float32 any more, and an optimiser would keep infinities.
+LARGEST_STEP = 1e18
+
 
 class NonFiniteError(HeadstartError):
     """A loss or a gradient is infinite or not a number; the weights are those before that step."""
@@ -30,7 +33,7 @@ class NonFiniteError(HeadstartError):
 
 @dataclass(frozen=True)
 class _Pending:
-    """A step whose loss and gradient norm are still on their way from the device."""
+    """A step whose numbers (loss, gradient norm × rate) are still on their way from the device."""
 
     values: Tensor
     ready: torch.cuda.Event | None
@@ -42,8 +45,8 @@ class _Pending:
     def read(self) -> tuple[float, float]:
         if self.ready is not None:
             self.ready.synchronize()
-        loss, norm = self.values.tolist()
-        return loss, norm
+        loss, reach = self.values.tolist()
+        return loss, reach
 
 
 class Guard:
@@ -81,11 +84,14 @@ class Guard:
                 torch._foreach_copy_(self._copies[self._run.step % len(self._copies)], self._buffers)
 
     def check(self, loss: Tensor, norm: Tensor, batch: Batch, rate: float) -> list[float]:
-        """Refuse the step if `loss` or the gradient `norm` is not finite; return losses now known.
+        """Refuse the step if `loss` is not finite or the gradient `norm` is, at this rate, out of range.
+
+        Returns the losses that are known by now, in order.
 
         Raises `NonFiniteError` for this step, or (on a CUDA device) for the one before.
         """
-        values = torch.stack([loss.detach().float(), norm.detach().float().to(loss.device)])
+        reach = norm.detach().float().to(loss.device) * max(1.0, rate)
+        values = torch.stack([loss.detach().float(), reach])
         earlier = self._pending
         self._pending = self._send(values, batch, rate)
         if self._deferred:
@@ -121,7 +127,8 @@ class Guard:
 
     def _tell_optimizer(self, values: Tensor) -> None:
         """Set torch's own switch by which a gradient scaler makes fused optimisers skip a step."""
-        bad = (~torch.isfinite(values).all()).float()
+        good = torch.isfinite(values[0]) & (values[1] <= LARGEST_STEP)
+        bad = (~good).float()
         self._skip = bad if self._skip is None else torch.maximum(self._skip, bad)
         self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]
         self._optimizer.grad_scale = None  # type: ignore[attr-defined]
@@ -129,8 +136,8 @@ class Guard:
     def _settle(self, pending: _Pending | None) -> list[float]:
         if pending is None:
             return []
-        loss, norm = pending.read()
-        if math.isfinite(loss) and math.isfinite(norm):
+        loss, reach = pending.read()
+        if math.isfinite(loss) and reach <= LARGEST_STEP:
             return [loss]
         self._go_back_to(pending)
         raise self._error(pending, loss)
@@ -150,12 +157,12 @@ class Guard:
         self._run.stop_reason = "non-finite loss"
 
     def _error(self, pending: _Pending, loss: float) -> NonFiniteError:
-        what = "gradient" if math.isfinite(loss) else "loss"
+        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
         rows = ", ".join(str(row) for row in pending.index[:8])
         more = f" and {len(pending.index) - 8} more" if len(pending.index) > 8 else ""
         return NonFiniteError(
-            f"the {what} is {'not finite' if what == 'gradient' else loss} at step {pending.step} (epoch "
-            f"{self._run.epoch}, learning rate {pending.rate:.3g}, rows {rows}{more}); "
+            f"{what} at step {pending.step} (epoch {self._run.epoch}, learning rate "
+            f"{pending.rate:.3g}, rows {rows}{more}); "
             "the weights are those before that step",
             "lower the learning rate (lr_find suggests one), or look at those rows",
             step=pending.step,

@@ -123,7 +123,10 @@ class ProgressTable(Callback):
         )
 
     def _print(self, text: str, style: str) -> None:
-        self.console.print(INDENT + text, style=style or None, markup=False, highlight=False, no_wrap=True)
+        from rich.text import Text
+
+        # A styled text, not a styled print: that would colour the bar below it as well.
+        self.console.print(Text(INDENT + text, style, no_wrap=True))
 
 
 def _span(run: Run) -> Span:

@@ -1,0 +1,87 @@
+"""headstart: from a folder of your own pictures to a trained, explained, exported classifier.
+
+>>> import headstart as hs
+>>> result = hs.train("photos/", out="runs/photos")                      # doctest: +SKIP
+>>> hs.load("runs/photos/model").predict(["a.jpg", "b.jpg"]).to_frame()  # doctest: +SKIP
+
+The names below are loaded when they are first used: importing headstart imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart import augment as augment
+    from headstart.data import Samples as Samples
+    from headstart.deploy import Predictor as Predictor
+    from headstart.deploy import load_predictor as load
+    from headstart.errors import HeadstartError as HeadstartError
+    from headstart.evaluation import Interpretation as Interpretation
+    from headstart.evaluation import Predictions as Predictions
+    from headstart.imagedata import ImageData as ImageData
+    from headstart.learner import Learner as Learner
+    from headstart.models import Classifier as Classifier
+    from headstart.models import create_classifier as create_classifier
+    from headstart.recipe import eight_steps as eight_steps
+    from headstart.recipe import train as train
+    from headstart.training import Callback as Callback
+    from headstart.training import Phase as Phase
+    from headstart.training import Plan as Plan
+    from headstart.training import Schedule as Schedule
+    from headstart.training import Settings as Settings
+
+_PLACES = {
+    "Callback": ("training", "Callback"),
+    "Classifier": ("models", "Classifier"),
+    "HeadstartError": ("errors", "HeadstartError"),
+    "ImageData": ("imagedata", "ImageData"),
+    "Interpretation": ("evaluation", "Interpretation"),
+    "Learner": ("learner", "Learner"),
+    "Phase": ("training", "Phase"),
+    "Plan": ("training", "Plan"),
+    "Predictions": ("evaluation", "Predictions"),
+    "Predictor": ("deploy", "Predictor"),
+    "Samples": ("data", "Samples"),
+    "Schedule": ("training", "Schedule"),
+    "Settings": ("training", "Settings"),
+    "augment": ("augment", ""),
+    "create_classifier": ("models", "create_classifier"),
+    "eight_steps": ("recipe", "eight_steps"),
+    "load": ("deploy", "load_predictor"),
+    "train": ("recipe", "train"),
+}
+
+__all__ = [  # noqa: RUF022
+    "train",
+    "load",
+    "ImageData",
+    "Learner",
+    "augment",
+    "eight_steps",
+    "Plan",
+    "Phase",
+    "Schedule",
+    "Settings",
+    "Callback",
+    "Samples",
+    "Predictions",
+    "Interpretation",
+    "Predictor",
+    "Classifier",
+    "create_classifier",
+    "HeadstartError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    room, inside = _PLACES[name]
+    module = importlib.import_module(f"headstart.{room}")
+    return getattr(module, inside) if inside else module
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

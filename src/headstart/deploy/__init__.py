@@ -1,0 +1,46 @@
+"""The model after training: the bundle that leaves the building, and the predictor. Imports no training.
+
+The names are loaded when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.deploy.bundle import Bundle, load_bundle, member_of, read_manifest, save_bundle
+    from headstart.deploy.manifest import Head, Manifest, Member, Preprocessing, Provenance
+    from headstart.deploy.predictor import Predictor, load_predictor
+
+_HOMES = {
+    "bundle": ("Bundle", "load_bundle", "member_of", "read_manifest", "save_bundle"),
+    "manifest": ("Head", "Manifest", "Member", "Preprocessing", "Provenance"),
+    "predictor": ("Predictor", "load_predictor"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Bundle",
+    "Head",
+    "Manifest",
+    "Member",
+    "Predictor",
+    "Preprocessing",
+    "Provenance",
+    "load_bundle",
+    "load_predictor",
+    "member_of",
+    "read_manifest",
+    "save_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,132 @@
+"""What may be predicted: files, folders, bytes, arrays and PIL images, all through the one decoder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from headstart.data import Limits, Samples, decode, from_paths
+from headstart.errors import DataError, UsageError
+from headstart.types import Pixels
+
+Picture: TypeAlias = str | Path | bytes | NDArray[Any] | Image.Image
+"""A file, a folder of files, a file's bytes, uint8 pixels (height, width[, channels]), a PIL image."""
+
+_ORIENTATION_TAG = 274
+
+# Pixels that are in memory already are limited by their number, not by the bytes we wrap them in.
+_IN_MEMORY = Limits(file_bytes=2**40)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to come: its name ("" for one in memory), and how it is decoded.
+
+    `decode` takes the short side that the picture is reduced towards, and raises `DataError`.
+    """
+
+    name: str
+    decode: Callable[[int], Pixels]
+
+
+def items_of(pictures: Picture | Iterable[Picture]) -> Iterator[Item]:
+    """Return the pictures one by one, folders being replaced by the pictures in them.
+
+    An iterator is read as it is needed. Of anything else, `InputMissingError` is raised at once for a
+    path that is not there. Raises `UsageError` for what is no picture.
+    """
+    if isinstance(pictures, Iterator):
+        return chain.from_iterable(map(_of_stream, pictures))
+    given = [pictures] if _is_one(pictures) else list(cast(Iterable[Picture], pictures))
+    paths = [picture for picture in given if isinstance(picture, str | Path)]
+    if paths and len(paths) == len(given):
+        return iter(_of_files(from_paths(paths)))
+    return chain.from_iterable([_of_list(picture) for picture in given])
+
+
+def _is_one(pictures: Picture | Iterable[Picture]) -> TypeGuard[Picture]:
+    if isinstance(pictures, np.ndarray):
+        return pictures.dtype.kind in "biuf" and pictures.ndim < 4
+    return isinstance(pictures, str | Path | bytes | Image.Image)
+
+
+def _of_list(picture: Picture) -> list[Item]:
+    if isinstance(picture, str | Path):
+        return _of_files(from_paths([picture]))
+    return [_in_memory(picture)]
+
+
+def _of_stream(picture: Picture) -> list[Item]:
+    if isinstance(picture, str | Path) and not Path(picture).expanduser().is_dir():
+        return _of_files(_unseen(Path(picture).expanduser()))
+    return _of_list(picture)
+
+
+def _of_files(samples: Samples) -> list[Item]:
+    def decode_row(row: int, short_side: int) -> Pixels:
+        return decode(samples.read(row), short_side=short_side)
+
+    return [Item(name, partial(decode_row, row)) for row, name in enumerate(samples.paths)]
+
+
+def _unseen(path: Path) -> Samples:
+    """One file that is looked at only when its turn comes."""
+    return Samples(
+        root=Path.cwd(),
+        paths=(path.as_posix(),),
+        labels=np.full(1, -1, np.int64),
+        classes=(),
+        split=np.full(1, "", "<U5"),
+    )
+
+
+def _in_memory(picture: Picture) -> Item:
+    if isinstance(picture, bytes):
+        return Item("", partial(_from_bytes, picture))
+    if isinstance(picture, np.ndarray):
+        picture = _image_of(picture)
+    if isinstance(picture, Image.Image):
+        return Item("", partial(_from_pillow, picture))
+    raise UsageError(
+        f"a {type(picture).__name__} is no picture", "give paths, bytes, uint8 arrays or PIL images"
+    )
+
+
+def _from_bytes(data: bytes, short_side: int) -> Pixels:
+    return decode(data, short_side=short_side)
+
+
+def _image_of(pixels: NDArray[Any]) -> Image.Image:
+    shape = pixels.shape
+    whole = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    if pixels.dtype != np.uint8 or not whole or 0 in shape:
+        raise UsageError(
+            f"an array of {pixels.dtype} and shape {shape} is no picture",
+            "give uint8 values 0 … 255 as (height, width), or (height, width, 1, 3 or 4)",
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if shape[2:] == (1,) else pixels))
+
+
+def _from_pillow(image: Image.Image, short_side: int) -> Pixels:
+    """Decode a PIL image as its file would be: wrapped, losslessly, and given to the one decoder."""
+    wrapped = io.BytesIO()
+    # TIFF takes every mode and costs a copy; transparency beside a palette is known to PNG alone.
+    kind = "PNG" if image.has_transparency_data or image.mode == "P" else "TIFF"
+    turned = image.getexif().get(_ORIENTATION_TAG, 1)
+    exif = Image.Exif()
+    if isinstance(turned, int) and 2 <= turned <= 8:
+        exif[_ORIENTATION_TAG] = turned
+    try:
+        image.save(wrapped, kind, exif=exif)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"the picture cannot be read: {error}", code="CORRUPT") from error
+    return decode(wrapped.getvalue(), short_side=short_side, limits=_IN_MEMORY)

@@ -1,0 +1,219 @@
+"""The predictor: a bundle and some pictures → `Predictions`.
+
+The decode, the resize and the network are the ones that the model was validated with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from headstart.augment import Augmentation, EvalPrepare, views
+from headstart.deploy.bundle import Bundle, load_bundle
+from headstart.deploy.manifest import Preprocessing
+from headstart.deploy.pictures import Item, Picture, items_of
+from headstart.errors import DataError, InputMissingError, UsageError
+from headstart.evaluation import Predictions, average, concatenate
+from headstart.inference import module_forward
+from headstart.inference import predict as run_through
+from headstart.types import Batch, Pixels, Prepare
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 128
+"""So many pictures are decoded ahead of the network: it bounds the memory for any number of them."""
+
+_ALLOWED = {
+    "plain": Augmentation(),
+    "flips": Augmentation(flip_horizontal=True),
+    "dihedral": Augmentation(dihedral=True),
+}
+
+_Decoded: TypeAlias = "dict[int, Pixels] | DataError"
+
+
+class Predictor:
+    """Says what pictures show, as the model of a bundle sees it; made by `load_predictor`.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, device: str = "auto", threads: int | None = None, batch_size: int = 32
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(
+                f"a batch of {batch_size} pictures is no batch", "give a batch size of 1 or more"
+            )
+        self.manifest = bundle.manifest
+        self.batch_size = batch_size
+        self._threads = threads
+        chosen = _device(device)
+        self._forwards = [module_forward(model.to(chosen), chosen) for model in bundle.models]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.manifest.classes
+
+    def predict(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        tta: bool | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Return one row per picture, in the order given; a folder stands for all pictures in it.
+
+        A picture that cannot be read has a reason code as its status, and no figures. `tta`: average
+        over the views of each picture (None: as the bundle says). `on_progress` is called with the
+        number of pictures that are done. Raises `InputMissingError` for a path that is not there, and
+        when there is no picture at all.
+        """
+        parts = []
+        for part in self.stream(pictures, tta=tta):
+            parts.append(part)
+            if on_progress is not None:
+                on_progress(int(part.rows[-1]) + 1)
+        if not parts:
+            raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
+        return concatenate(parts)
+
+    def stream(
+        self, pictures: Picture | Iterable[Picture], *, tta: bool | None = None
+    ) -> Iterator[Predictions]:
+        """Yield the rows of `predict` in parts, in order: memory stays bounded for any number of pictures.
+
+        What is given as an iterator is read as it is needed; a file that is not there then has the
+        status VANISHED.
+        """
+        averaged = self.manifest.tta if tta is None else tta
+        items = items_of(pictures)
+        sides = sorted({member.preprocessing.short_side for member in self.manifest.members})
+        first = 0
+
+        def begin() -> list[tuple[str, Future[_Decoded]]]:
+            return [
+                (item.name, pool.submit(_decoded, item, sides)) for item in itertools.islice(items, CHUNK)
+            ]
+
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="predict") as pool:
+            try:
+                chunk = begin()
+                while chunk:
+                    # The next ones are decoded while the network is busy with these.
+                    following = begin()
+                    yield self._predict_chunk(pool, chunk, first, averaged)
+                    first += len(chunk)
+                    chunk = following
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _predict_chunk(
+        self,
+        pool: ThreadPoolExecutor,
+        chunk: Sequence[tuple[str, Future[_Decoded]]],
+        first: int,
+        averaged: bool,
+    ) -> Predictions:
+        found = [decoding.result() for _, decoding in chunk]
+        good = [row for row, result in enumerate(found) if not isinstance(result, DataError)]
+        empty = Predictions(
+            logits=np.full((len(chunk), len(self.classes)), np.nan, np.float32),
+            classes=self.classes,
+            task=self.manifest.task,
+            paths=tuple(name for name, _ in chunk),
+            index=np.arange(first, first + len(chunk)),
+            status=np.array([result.code if isinstance(result, DataError) else "" for result in found]),
+            thresholds=None if self.manifest.thresholds is None else np.array(self.manifest.thresholds),
+        )
+        parts = []
+        for member, forward in zip(self.manifest.members, self._forwards, strict=True):
+            side = member.preprocessing.short_side
+            pixels = [result[side] for result in found if not isinstance(result, DataError)]
+            for view in self._views(member.preprocessing, averaged):
+                logits = empty.logits.copy()
+                if good:
+                    logits[good], _ = run_through(forward, _View(pool, pixels, view, self.batch_size))
+                parts.append(replace(empty, logits=logits))
+        whole = parts[0] if len(parts) == 1 else average(parts)
+        return whole.with_temperature(self.manifest.temperature)
+
+    def _views(self, given: Preprocessing, averaged: bool) -> list[EvalPrepare]:
+        plain = EvalPrepare(given.size, given.policy, given.crop_fraction, given.interpolation)
+        return views(_ALLOWED[self.manifest.views], plain) if averaged else [plain]
+
+
+def _decoded(item: Item, sides: Sequence[int]) -> _Decoded:
+    """Decode a picture towards each short side; what is wrong with it is returned, not raised."""
+    try:
+        return {side: item.decode(side) for side in sides}
+    except DataError as error:
+        return error
+
+
+class _View:
+    """The batches of some decoded pictures, all seen one way; a `BatchSource`."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, pictures: Sequence[Pixels], prepare: Prepare, batch_size: int
+    ) -> None:
+        self._pool = pool
+        self._pictures = pictures
+        self._prepare = prepare
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.sample_count // self._batch_size)
+
+    @property
+    def sample_count(self) -> int:
+        """The number of pictures."""
+        return len(self._pictures)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the pictures in order, prepared for the network; their number is their index."""
+
+        def see(picture: Pixels) -> Pixels:
+            return self._prepare(picture, 0, epoch)
+
+        for first in range(start * self._batch_size, self.sample_count, self._batch_size):
+            pictures = self._pictures[first : first + self._batch_size]
+            inputs = np.stack(list(self._pool.map(see, pictures)))
+            index = np.arange(first, first + len(pictures))
+            yield Batch(inputs=inputs, targets=np.full(len(pictures), -1), index=index)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(
+            f"the device {name!r} cannot be used: {reason}", "use --device cpu, or auto"
+        ) from error
+    return device
+
+
+def load_predictor(
+    folder: str | Path, *, device: str = "auto", threads: int | None = None, batch_size: int = 32
+) -> Predictor:
+    """Load a bundle for predicting.
+
+    `device`: `auto`, `cpu`, `cuda`, …; `threads`: how many decode pictures side by side (None: one for
+    each processor); `batch_size`: how many pictures the network sees at once. Raises as `load_bundle`
+    does.
+    """
+    return Predictor(load_bundle(Path(folder)), device=device, threads=threads, batch_size=batch_size)

@@ -1,0 +1,83 @@
+"""Pixels to logits: bodies, heads, stages and the frozen line, engines, features, the probe.
+
+The names that need torch are loaded when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.models.backbones import Backbone, create_backbone, list_architectures
+    from headstart.models.classifier import Classifier, Part, create_classifier
+    from headstart.models.engine import (
+        EagerEngine,
+        Engine,
+        GraphFacts,
+        OnnxEngine,
+        cached_engine,
+        frozen_engine,
+    )
+    from headstart.models.features import ActivationSource, FeatureCache, TensorSource, materialise
+    from headstart.models.heads import concat_pool, course_head, linear_head
+    from headstart.models.probe import Probe, fit_probe
+    from headstart.models.stages import Stage, cut
+    from headstart.models.weights import (
+        WeightsSource,
+        cached_architectures,
+        find_weights,
+        weights_identity,
+    )
+
+_HOMES = {
+    "backbones": ("Backbone", "create_backbone", "list_architectures"),
+    "classifier": ("Classifier", "Part", "create_classifier"),
+    "engine": ("EagerEngine", "Engine", "GraphFacts", "OnnxEngine", "cached_engine", "frozen_engine"),
+    "features": ("ActivationSource", "FeatureCache", "TensorSource", "materialise"),
+    "heads": ("concat_pool", "course_head", "linear_head"),
+    "probe": ("Probe", "fit_probe"),
+    "stages": ("Stage", "cut"),
+    "weights": ("WeightsSource", "cached_architectures", "find_weights", "weights_identity"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ActivationSource",
+    "Backbone",
+    "Classifier",
+    "EagerEngine",
+    "Engine",
+    "FeatureCache",
+    "GraphFacts",
+    "OnnxEngine",
+    "Part",
+    "Probe",
+    "Stage",
+    "TensorSource",
+    "WeightsSource",
+    "cached_architectures",
+    "cached_engine",
+    "concat_pool",
+    "course_head",
+    "create_backbone",
+    "create_classifier",
+    "cut",
+    "find_weights",
+    "fit_probe",
+    "frozen_engine",
+    "linear_head",
+    "list_architectures",
+    "materialise",
+    "weights_identity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

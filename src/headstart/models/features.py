@@ -1,0 +1,205 @@
+"""Activations instead of pictures: computed as they come, or once, in memory or on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import ConfigError, HeadstartError, UsageError
+from headstart.models.engine import Engine
+from headstart.storage import cache_dir, content_key, load_arrays, save_arrays
+from headstart.types import Batch, BatchSource, World
+
+Features = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]
+"""(features, targets, index): float32 activations, targets and row numbers, row by row."""
+
+
+class ActivationSource:
+    """Gives another source's batches with their pictures turned into activations by an engine."""
+
+    def __init__(self, source: BatchSource, engine: Engine) -> None:
+        self._source = source
+        self._engine = engine
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return len(self._source)
+
+    @property
+    def sample_count(self) -> int:
+        """The number of samples in an epoch."""
+        return self._source.sample_count
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the source's batches, inputs as float32 activations (batch, …)."""
+        for batch in self._source.epoch(epoch, start=start):
+            yield replace(batch, inputs=self._engine(np.asarray(batch.inputs)))
+
+
+def materialise(
+    source: BatchSource, engine: Engine, on_progress: Callable[[int, int], None] | None = None
+) -> Features:
+    """Run epoch 0 of `source` through `engine` and return (features, targets, index).
+
+    Rows come in the order of the source. `on_progress` is called with (done, total) after a batch.
+    """
+    total = source.sample_count
+    features: NDArray[np.float32] | None = None
+    targets: list[NDArray[Any]] = []
+    index: list[NDArray[np.int64]] = []
+    done = 0
+    for batch in ActivationSource(source, engine).epoch(0):
+        values = np.asarray(batch.inputs)
+        if features is None:
+            features = np.empty((total, *values.shape[1:]), np.float32)
+        features[done : done + len(batch)] = values
+        targets.append(np.asarray(batch.targets))
+        index.append(np.asarray(batch.index))
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, total)
+    if features is None:
+        raise UsageError("there is no picture to compute features of")
+    return features[:done], np.concatenate(targets), np.concatenate(index)
+
+
+class TensorSource:
+    """Batches over arrays in memory, by the rules of the picture loader.
+
+    `features` (rows, …), `targets` (rows,) or (rows, classes), `index` (rows,). The order is a pure
+    function of `seed` and the epoch; over the processes of `world` every row comes once. A last
+    batch of one row joins the batch before it.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.float32],
+        targets: NDArray[Any],
+        index: NDArray[np.int64],
+        *,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+        world: World = World(),
+    ) -> None:
+        if not len(features) == len(targets) == len(index):
+            raise UsageError(
+                f"{len(features)} features, {len(targets)} targets and {len(index)} row numbers do not match"
+            )
+        if batch_size < 1:
+            raise UsageError(f"the batch size is {batch_size}", "give a number from 1 on")
+        self.features, self.targets, self.index = features, targets, index
+        self._batch_size, self._shuffle, self._seed, self._world = batch_size, shuffle, seed, world
+
+    def shuffled(self, batch_size: int | None = None) -> TensorSource:
+        """Return a source of the same rows in a new order each epoch."""
+        return TensorSource(
+            self.features,
+            self.targets,
+            self.index,
+            batch_size=batch_size or self._batch_size,
+            shuffle=True,
+            seed=self._seed,
+            world=self._world,
+        )
+
+    @property
+    def sample_count(self) -> int:
+        """The number of samples in an epoch of this process."""
+        return len(range(self._world.rank, len(self.index), self._world.size))
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, self.sample_count, self._batch_size))
+        if len(starts) > 1 and self.sample_count - starts[-1] == 1:
+            starts.pop()
+        return starts
+
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return len(self._starts())
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch` in order, from batch number `start` on."""
+        order = np.arange(len(self.index))
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, epoch]).permutation(len(self.index))
+        order = order[self._world.rank :: self._world.size]
+        starts = self._starts()
+        for first, last in list(zip(starts, [*starts[1:], len(order)], strict=True))[start:]:
+            rows = order[first:last]
+            yield Batch(self.features[rows], self.targets[rows], self.index[rows])
+
+
+class FeatureCache:
+    """Features on disk, under a key of all that they depend on; the oldest go when space is short.
+
+    `budget_bytes` is what the folder (default: `features` in the cache folder) may hold.
+    """
+
+    def __init__(self, folder: Path | None = None, *, budget_bytes: int = 4 * 2**30) -> None:
+        self.folder = cache_dir() / "features" if folder is None else folder
+        self._budget_bytes = budget_bytes
+
+    @staticmethod
+    def key(picture_hashes: Any, prepare_key: str, identity: str) -> str:
+        """Return the key of features: picture contents in order, preparation, and weights and line."""
+        hashes = np.asarray(picture_hashes)
+        digest = hashlib.sha256(f"{hashes.dtype} {hashes.shape};".encode() + hashes.tobytes())
+        return content_key("features", digest.hexdigest(), prepare_key, identity)
+
+    def load(self, key: str) -> Features | None:
+        """Return the features under `key`, or None where there are none, or not the bytes stored."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            arrays = load_arrays(path)
+            features = (arrays["features"], arrays["targets"], arrays["index"])
+            if not np.array_equal(_checksum(features), arrays["checksum"]):
+                return None
+        except (ConfigError, HeadstartError, KeyError):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # so that what is used stays longest
+        return features
+
+    def store(self, key: str, features: Features) -> None:
+        """Keep features under `key`, and drop the least recently used beyond the budget."""
+        values, targets, index = features
+        arrays: dict[str, NDArray[Any]] = {"features": values, "targets": targets, "index": index}
+        if sum(array.nbytes for array in arrays.values()) > self._budget_bytes:
+            return
+        save_arrays(self._path(key), arrays | {"checksum": _checksum(features)})
+        self._prune()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _prune(self) -> None:
+        with contextlib.suppress(OSError):  # another process may be pruning, too
+            files = sorted(
+                ((file.stat(), file) for file in self.folder.glob("*.safetensors")),
+                key=lambda entry: entry[0].st_mtime_ns,
+                reverse=True,
+            )
+            held = 0
+            for status, file in files:
+                held += status.st_size
+                if held > self._budget_bytes:
+                    file.unlink(missing_ok=True)
+
+
+def _checksum(features: Features) -> NDArray[np.uint8]:
+    digest = hashlib.sha256()
+    for array in features:
+        digest.update(f"{array.dtype} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)

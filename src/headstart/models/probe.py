@@ -1,0 +1,234 @@
+"""The probe: a logistic regression on frozen features, the result that every later step must beat.
+
+Multinomial, L2-regularised, on standardised features, with the strength of the penalty chosen by
+stratified cross-validation; the standardisation is then folded into the weights, so that the probe
+is a linear layer on the features as they come. Needs no torch.
+
+How it is made fast: the rows are rotated into the space that they span (nothing changes for an L2
+penalty), whose axes carry the eigenvalues of the Gram matrix. Scaled by them, the curvature of the
+loss is bounded by one in every direction, so accelerated gradient descent (Nesterov 1983, with the
+restarts of O'Donoghue & Candès 2015) runs with step one and no line search, for all folds at once.
+Measured on two cores: 640 × 2560, five classes, 0.9 s with the sweep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from headstart.errors import UsageError
+
+Floats = NDArray[np.float32]
+
+# Prior variances of a logit that are tried, from the strongest penalty on; in steps of half a decade.
+VARIANCES = tuple(10.0**exponent for exponent in np.arange(-2.0, 4.1, 0.5))
+# What is taken where nothing can be held out.
+DEFAULT_VARIANCE = 1.0
+# The sweep stops after so many values without a better loss.
+PATIENCE = 2
+# Each fold is held out in turn while rows × rank × classes × folds stay below this; then fewer are.
+SWEEP_SIZE = 2e8
+# When descent stops, as a share of the first gradient. On flowers (640 rows, five folds) 1e-3 moved
+# the held-out loss of the best penalty by 0.001, and 1e-2, by stopping early, hid every over-fit.
+SWEEP_TOLERANCE = 1e-3
+FINAL_TOLERANCE = 1e-5
+MOST_STEPS = 3000
+# Eigenvalues below this share of the largest are noise of float32.
+SMALLEST_EIGENVALUE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A fitted probe: logits are `features @ weight.T + bias`.
+
+    `weight` is float32 (classes, features), `bias` float32 (classes,). `penalty` is λ of
+    Σ log loss + λ/2 · ‖W‖² on standardised features (scikit-learn's 1/C), and
+    `cross_validated_log_loss` the mean held-out loss at it: NaN where nothing could be held out.
+    """
+
+    weight: Floats
+    bias: Floats
+    penalty: float
+    cross_validated_log_loss: float
+
+    def logits(self, features: ArrayLike) -> Floats:
+        """Return float32 logits (rows, classes) of features (rows, features)."""
+        rows = np.asarray(features, np.float32)
+        return rows.reshape(len(rows), -1) @ self.weight.T + self.bias
+
+
+def fit_probe(
+    features: ArrayLike, targets: ArrayLike, class_count: int, *, folds: int = 5, seed: int = 0
+) -> Probe:
+    """Fit a logistic regression to features (rows, features) and class numbers (rows,).
+
+    Activations of more dimensions are flattened. The penalty with the least cross-validated log loss
+    is taken; classes of a single row are never held out. A class without a row gets zero weights
+    and a bias that makes it less likely than one row of the others would. Raises `UsageError` for
+    arrays that do not match, targets outside 0 … class_count - 1, and features that are not finite.
+    """
+    rows = np.asarray(features, np.float32)
+    rows = rows.reshape(len(rows), -1)
+    labels = np.asarray(targets)
+    _check(rows, labels, class_count)
+    present, codes = np.unique(labels, return_inverse=True)
+    mean = rows.mean(0, dtype=np.float64)
+    spread = rows.std(0, dtype=np.float64)
+    # A feature that never changes has nothing to say.
+    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * (1e-6 + np.abs(mean)))
+    standard = ((rows - mean) * scale).astype(np.float32)
+
+    weight, bias = np.zeros((class_count, rows.shape[1])), np.full(class_count, -np.log(len(rows) + 1.0))
+    penalty, loss = float("nan"), float("nan")
+    if len(present) == 1:
+        bias[present] = 0.0
+        penalty = _penalty(DEFAULT_VARIANCE, standard)
+    else:
+        space = _RowSpace(standard)
+        one_hot = np.eye(len(present), dtype=np.float32)[codes]
+        penalty, loss = _choose_penalty(space, one_hot, codes, folds=folds, seed=seed)
+        fitted, offset = space.fit(one_hot, penalty)
+        weight[present], bias[present] = space.directions_of(fitted).T, offset
+        absent = np.setdiff1d(np.arange(class_count), present)
+        bias[absent] = offset.min() - np.log(len(rows) + 1.0)
+    weight *= scale
+    bias = bias - weight @ mean
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), penalty, loss)
+
+
+def _check(rows: Floats, labels: NDArray[np.generic], class_count: int) -> None:
+    if labels.shape != (len(rows),) or not len(rows):
+        raise UsageError(f"features {rows.shape} and targets {labels.shape} do not match")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= class_count:
+        raise UsageError(f"targets are not class numbers from 0 to {class_count - 1}")
+    if not np.isfinite(rows).all():
+        raise UsageError("features are not finite", "look at the weights of the body")
+
+
+def _penalty(variance: float, standard: Floats) -> float:
+    """The penalty under which a logit has this variance a priori: mean squared row length / variance."""
+    return float(np.square(standard, dtype=np.float64).sum() / len(standard)) / variance or 1.0
+
+
+class _RowSpace:
+    """Rows in the space that they span, with what is needed to fit them fast.
+
+    `scores` (rows, rank + 1): coordinates on orthogonal axes, and a last column of ones.
+    `curvature` (rank + 1,): squared lengths of the columns.
+    """
+
+    def __init__(self, standard: Floats) -> None:
+        count, width = standard.shape
+        self._standard = standard
+        self._wide = width > count
+        gram = standard @ standard.T if self._wide else standard.T @ standard
+        values, vectors = np.linalg.eigh(gram)
+        kept = values > SMALLEST_EIGENVALUE * max(float(values[-1]), 1e-30)
+        # The strongest directions first.
+        values, vectors = values[kept][::-1], vectors[:, kept][:, ::-1]
+        self._basis = vectors / np.sqrt(values) if self._wide else vectors
+        scores = gram @ self._basis if self._wide else standard @ self._basis
+        self.scores = np.column_stack([scores, np.ones(count)]).astype(np.float32)
+        self.curvature = np.append(values, count).astype(np.float32)
+        self.total = float(values.sum(dtype=np.float64))
+
+    def directions_of(self, weight: Floats) -> Floats:
+        """Return weights of the standardised features (features, classes) for weights of the scores."""
+        inside = self._basis @ weight
+        return self._standard.T @ inside if self._wide else inside
+
+    def fit(self, one_hot: Floats, penalty: float) -> tuple[Floats, Floats]:
+        """Return weights (rank, classes) and bias (classes,) that minimise the penalised loss."""
+        everything = np.ones((len(one_hot), 1), np.float32)
+        start = np.zeros((self.scores.shape[1], 1, one_hot.shape[1]), np.float32)
+        fitted = self.descend(one_hot, everything, penalty, start, tolerance=FINAL_TOLERANCE)
+        return fitted[:-1, 0], fitted[-1, 0]
+
+    def descend(
+        self, one_hot: Floats, used: Floats, penalty: float, start: Floats, *, tolerance: float
+    ) -> Floats:
+        """Minimise the loss of several fits at once.
+
+        `used` (rows, fits) is 1 where a fit uses a row; `start` and what is returned are
+        (rank + 1, fits, classes). Stops when no fit's gradient is longer than `tolerance` of what it
+        is at zero.
+        """
+        fits, classes = used.shape[1], one_hot.shape[1]
+        ridge = np.full(len(self.curvature), penalty, np.float32)
+        ridge[-1] = 0.0  # the bias is free
+        # The Hessian of the softmax loss is at most one half of that of least squares (Böhning 1992).
+        scale = (1 / np.sqrt(0.5 * self.curvature + ridge))[:, None, None]
+        shrink = (ridge[:, None, None] * scale**2).astype(np.float32)
+        scores = np.ascontiguousarray(self.scores * scale[:, 0, 0])
+        wanted = one_hot[:, None, :] * used[:, :, None]
+        flat = (len(scores), fits * classes)
+        at = start / scale
+        ahead, momentum = at, np.ones(fits)
+        first = np.linalg.norm(scores.T @ (wanted - used[:, :, None] / classes).reshape(flat))
+        for _ in range(MOST_STEPS):
+            logits = (scores @ ahead.reshape(-1, flat[1])).reshape(-1, fits, classes)
+            error = _softmax(logits) * used[:, :, None] - wanted
+            gradient = (scores.T @ error.reshape(flat)).reshape(ahead.shape) + shrink * ahead
+            if np.linalg.norm(gradient) <= tolerance * first:
+                break
+            after = ahead - gradient
+            # Momentum that points uphill starts anew, fit by fit.
+            uphill = np.einsum("rfk,rfk->f", gradient, after - at) > 0
+            momentum[uphill] = 1.0
+            grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+            push = ((momentum - 1) / grown).astype(np.float32)[None, :, None]
+            ahead, at, momentum = after + push * (after - at), after, grown
+        result: Floats = (at * scale).astype(np.float32)
+        return result
+
+
+def _softmax(logits: Floats) -> Floats:
+    logits = logits - logits.max(-1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(-1, keepdims=True)
+    return logits
+
+
+def _choose_penalty(
+    space: _RowSpace, one_hot: Floats, codes: NDArray[np.intp], *, folds: int, seed: int
+) -> tuple[float, float]:
+    """Return the penalty with the least cross-validated log loss, and that loss."""
+    count = len(codes)
+    strength = space.total / count
+    fold = _stratified_folds(codes, folds, seed)
+    if (fold < 0).all():
+        return strength / DEFAULT_VARIANCE, float("nan")
+    size = count * space.scores.shape[1] * one_hot.shape[1]
+    tried = min(int(fold.max()) + 1, max(1, round(SWEEP_SIZE / size)))
+    held = np.flatnonzero((fold >= 0) & (fold < tried))
+    used = (fold[:, None] != np.arange(tried)).astype(np.float32)
+    weights = np.zeros((space.scores.shape[1], tried, one_hot.shape[1]), np.float32)
+    best = (float("inf"), strength / VARIANCES[0])
+    worse = 0
+    for variance in VARIANCES:
+        penalty = strength / variance
+        weights = space.descend(one_hot, used, penalty, weights, tolerance=SWEEP_TOLERANCE)
+        logits = np.einsum("nr,rnk->nk", space.scores[held], weights[:, fold[held]], optimize=True)
+        chances = _softmax(logits)[np.arange(len(held)), codes[held]]
+        loss = float(-np.log(np.maximum(chances, 1e-12)).mean())
+        worse = 0 if loss < best[0] else worse + 1
+        best = min(best, (loss, penalty))
+        if worse >= PATIENCE:
+            break
+    return best[1], best[0]
+
+
+def _stratified_folds(codes: NDArray[np.intp], folds: int, seed: int) -> NDArray[np.intp]:
+    """Return the fold of each row, each class spread evenly; -1 for rows that are never held out."""
+    generator = np.random.default_rng(seed)
+    fold = np.full(len(codes), -1)
+    dealt = 0
+    for code in np.unique(codes):
+        rows = generator.permutation(np.flatnonzero(codes == code))
+        if len(rows) < 2:
+            continue
+        fold[rows] = (dealt + np.arange(len(rows))) % folds
+        dealt += len(rows)
+    return fold

@@ -1,0 +1,25 @@
+"""The main job: the eight steps over a folder of pictures, told as they go."""
+
+from __future__ import annotations
+
+from headstart.recipe.clock import parse_duration
+from headstart.recipe.narrator import Narrator, TerminalNarrator
+from headstart.recipe.plans import eight_steps
+from headstart.recipe.result import Result, StepResult
+from headstart.recipe.run import forecast, make_plan, prepare_folder, run_steps, train
+from headstart.recipe.steps import Body
+
+__all__ = [
+    "Body",
+    "Narrator",
+    "Result",
+    "StepResult",
+    "TerminalNarrator",
+    "eight_steps",
+    "forecast",
+    "make_plan",
+    "parse_duration",
+    "prepare_folder",
+    "run_steps",
+    "train",
+]
