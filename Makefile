@@ -36,11 +36,28 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# One thread each: two workers of two threads on two cores wait for one another most of the time (a
+# network's single step took 1.1 s instead of 0.03 s).
 test: lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit
+
+# Hours on two cores; needs the test pictures (see benchmarks/README.md) and a quiet machine.
+FASTAI := .venv-benchmarks/bin/python
+
+.venv-benchmarks/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-benchmarks
+	$(FASTAI) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"
+	@touch $@
+
+benchmarks: $(INSTALLED) .venv-benchmarks/.installed
+	$(BIN)/python benchmarks/start_up.py --fastai-python $(FASTAI)
+	$(BIN)/python benchmarks/recipe_vs_fastai.py --fastai-python $(FASTAI) --repeats 3
+	$(BIN)/python benchmarks/outer_folds.py fastai --into runs/outer_folds --fastai-python $(FASTAI)
+	$(BIN)/python benchmarks/outer_folds.py headstart --into runs/outer_folds
+	$(BIN)/python benchmarks/outer_folds.py report --into runs/outer_folds
 
 clean:
 	rm -rf $(VENV) .venv-benchmarks build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

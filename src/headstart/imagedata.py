@@ -68,6 +68,7 @@ class ImageData:
         seed: int = 0,
         threads: int | None = None,
         max_bad: int | None = None,
+        drop_empty_classes: bool = False,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
@@ -78,7 +79,7 @@ class ImageData:
         cannot be trained on, `UsageError` for options out of range.
         """
         return cls.from_samples(
-            scan_folder(Path(path)),
+            scan_folder(Path(path), drop_empty_classes=drop_empty_classes),
             image_size=image_size,
             augment=augment,
             valid=valid,

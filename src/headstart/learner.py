@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -346,6 +347,13 @@ class Learner:
             )
         finally:
             self.run.optimizer = before
+
+    def seconds_per_step(self, steps: int = 3) -> float:
+        """Measure a few training steps as things stand; all is put back bit for bit."""
+        self.lr_find(start=1e-8, end=1e-7, iterations=2)
+        started = time.monotonic()
+        self.lr_find(start=1e-8, end=1e-7, iterations=steps)
+        return (time.monotonic() - started) / steps
 
     def run_phase(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
         """Train one phase of a plan: move the line, set the size, run its epochs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart import errors
@@ -14,6 +14,7 @@ from headstart.types import Batch, Task, World, parse_size
 sides = st.integers(8, 4096)
 
 
+@settings(deadline=None)
 @given(height=sides, width=sides)
 def test_a_size_is_read_in_each_of_its_spellings(height: int, width: int) -> None:
     assert parse_size((height, width)) == (height, width)
@@ -23,6 +24,7 @@ def test_a_size_is_read_in_each_of_its_spellings(height: int, width: int) -> Non
     assert parse_size(height) == parse_size(str(height)) == (height, height)
 
 
+@settings(deadline=None)
 @given(value=st.text())
 def test_a_text_is_a_size_or_a_usage_error(value: str) -> None:
     try:

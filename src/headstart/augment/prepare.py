@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,10 @@ from headstart.augment.presets import Augmentation
 from headstart.augment.warp import Interpolation, Policy, apply_color, resize_for_evaluation, warp
 from headstart.errors import UsageError
 from headstart.types import Pixels, Size
+
+
+def _short_side(size: Size, policy: Policy, crop_fraction: float) -> int:
+    return math.ceil(max(size) / crop_fraction) if policy == "crop" else max(size)
 
 
 def _key(kind: str, settings: object) -> str:
@@ -34,6 +39,11 @@ class EvalPrepare:
     interpolation: Interpolation = "bicubic"
     flip: bool = False
     turns: int = 0
+
+    @property
+    def short_side(self) -> int:
+        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged."""
+        return _short_side(self.size, self.policy, self.crop_fraction)
 
     @property
     def key(self) -> str:
@@ -69,6 +79,11 @@ class TrainPrepare:
     seed: int = 0
     policy: Policy = "crop"
     crop_fraction: float = 0.875
+
+    @property
+    def short_side(self) -> int:
+        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged."""
+        return _short_side(self.size, self.policy, self.crop_fraction)
 
     @property
     def key(self) -> str:

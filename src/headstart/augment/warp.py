@@ -103,9 +103,11 @@ def resize_for_evaluation(
         raise UsageError(f"there is no resize policy {policy!r}", "the policies are crop, squish and pad")
     covered = (math.floor(size[0] / crop_fraction), math.floor(size[1] / crop_fraction))
     scale = max(covered[0] / height, covered[1] / width)
-    # timm rounds the scaled picture's long side down, and the cut to whole pixels: so do we.
-    scaled_height = max(covered[0], int(height * scale + 1e-6))
-    scaled_width = max(covered[1], int(width * scale + 1e-6))
+    # As timm does: for a square view the scaled picture's long side is rounded down, else to the
+    # nearest; and the cut begins at a whole pixel.
+    rounded = math.floor if size[0] == size[1] else round
+    scaled_height = max(covered[0], rounded(height * scale + 1e-6))
+    scaled_width = max(covered[1], rounded(width * scale + 1e-6))
     top, left = round((scaled_height - size[0]) / 2), round((scaled_width - size[1]) / 2)
     down, across = height / scaled_height, width / scaled_width
     box = (

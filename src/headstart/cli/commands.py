@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="headstart",
     help="Train an image classifier from a folder of your own pictures, and take it all the way.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -80,6 +80,14 @@ def _batch_size(text: str) -> int | str:
         raise UsageError(f"--batch-size {text!r} is neither a number nor auto") from None
 
 
+def _limit_threads(threads: int | None) -> None:
+    """Hold torch to the same number of threads; it reads this when it is first imported."""
+    if threads is not None:
+        if threads < 1:
+            raise UsageError(f"--threads {threads} is below 1")
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
 def _narrator(quiet: bool) -> Narrator:
     from headstart.recipe import Narrator, TerminalNarrator
 
@@ -99,6 +107,7 @@ def _data(
     seed: int,
     threads: int | None,
     max_bad: int | None = None,
+    drop_empty_classes: bool = False,
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
@@ -113,6 +122,7 @@ def _data(
             seed=seed,
             threads=threads,
             max_bad=max_bad,
+            drop_empty_classes=drop_empty_classes,
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -120,7 +130,7 @@ def _data(
     return data
 
 
-@app.command()
+@app.command("train")
 def train(
     folder: Folder,
     arch: Arch = "resnet34",
@@ -150,6 +160,9 @@ def train(
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
+    drop_empty_classes: Annotated[
+        bool, typer.Option("--drop-empty-classes", help="Leave out class folders without pictures.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
@@ -160,9 +173,14 @@ def train(
 ) -> int:
     """Train a classifier on a folder of pictures by the eight steps."""
     from headstart import recipe
+    from headstart.evaluation import metric as known_metric
     from headstart.types import parse_size
 
-    narrator = _narrator(quiet)
+    # What is wrong with a flag is said before any picture is looked at.
+    _limit_threads(threads)
+    narrator, ratio = _narrator(quiet), _ratio(rate_ratio)
+    budget = recipe.parse_duration(time) if time else None
+    known_metric(metric)
     size_list = tuple(parse_size(part) for part in sizes.split(",")) if sizes else ()
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
@@ -180,6 +198,7 @@ def train(
         seed=seed,
         threads=threads,
         max_bad=max_bad,
+        drop_empty_classes=drop_empty_classes,
     )
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
@@ -192,8 +211,8 @@ def train(
         body,
         run_folder,
         narrator,
-        budget=recipe.parse_duration(time) if time else None,
-        rate_ratio=_ratio(rate_ratio),
+        budget=budget,
+        rate_ratio=ratio,
         metric=metric,
         device=device,
     )
@@ -226,7 +245,7 @@ def _print_result(result: object) -> None:
     print(f"next    headstart predict {result.model} PICTURES")
 
 
-@app.command()
+@app.command("predict")
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, as train writes it.")],
     pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
@@ -247,13 +266,14 @@ def predict(
 
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
+    _limit_threads(threads)
     predictor = load_predictor(model, device=device, threads=threads, batch_size=batch_size)
     predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
     if out is not None:
         predictions.to_csv(out)
     else:
         print_predictions(predictions, top=top, as_json=as_json)
-    unread = sum(1 for status in predictions.status if status)
+    unread = int((~predictions.predicted_rows).sum())
     if unread:
         print(f"{unread} of {len(predictions)} pictures could not be read; see `status`", file=sys.stderr)
     return 65 if unread == len(predictions) else 0
@@ -286,6 +306,7 @@ def lr_find(
 
     if plot.exists() and not force:
         raise OutputError(f"{plot} exists already", "choose another file with --plot, or use --force")
+    _limit_threads(threads)
     narrator = _narrator(quiet)
     data = _data(
         folder,
@@ -312,7 +333,7 @@ def lr_find(
     return 0
 
 
-@app.command()
+@app.command("doctor")
 def doctor(as_json: Json = False, debug: Debug = False) -> int:
     """Say what is installed, which device and engine would be used, which weights can be reached."""
     from headstart.cli.doctor import examine, print_examination
@@ -321,7 +342,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> int:
     return 0
 
 
-@app.command()
+@app.command("demo")
 def demo(
     out: Annotated[Path | None, typer.Option(help="The folder to work in. Default: runs/demo.")] = None,
     seed: Seed = 0,
@@ -334,6 +355,7 @@ def demo(
     """Show the eight steps on handwritten digits: no download, under two minutes on two cores."""
     from headstart.recipe.demo import run_demo
 
+    _limit_threads(threads)
     result = run_demo(out, _narrator(quiet), seed=seed, threads=threads, force=force)
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
@@ -342,7 +364,7 @@ def demo(
     return 0
 
 
-@app.command()
+@app.command("report")
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     debug: Debug = False,

@@ -8,9 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-import click
+import typer
 
 from headstart.errors import HeadstartError
+
+# typer carries a click of its own, whose exceptions it names only in part: all that is wrong with
+# arguments descends from the parent of BadParameter.
+BadArguments = typer.BadParameter.__bases__[0]
 
 EXIT_INTERRUPTED = 130
 EXIT_IO = 74
@@ -30,7 +34,7 @@ def run(arguments: list[str]) -> int:
 
     debug = "--debug" in arguments
     as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -38,14 +42,9 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         return _fail(error.code, error.message, error.hint, error.exit_code, as_json)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        hint = "see headstart --help"
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            hint = f"see {error.ctx.command_path} --help"
-        return _fail("USAGE", error.format_message(), hint, EXIT_USAGE, as_json)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("INTERRUPTED", "stopped before anything was trained", "", EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         # The reader of our output has gone; the interpreter must not complain about it at its exit.
@@ -59,6 +58,10 @@ def run(arguments: list[str]) -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _fail("IO", what, hint, EXIT_IO, as_json)
     except Exception as error:
+        if isinstance(error, BadArguments):
+            known = arguments[0] in {command.name for command in app.registered_commands}
+            hint = f"see headstart {arguments[0]} --help" if known else "see headstart --help"
+            return _fail("USAGE", str(error), hint, EXIT_USAGE, as_json)
         if debug:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]

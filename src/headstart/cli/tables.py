@@ -39,10 +39,11 @@ def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
     """Return one dictionary per picture, with its most probable classes first."""
     probabilities = predictions.probabilities
     count = max(1, min(top, len(predictions.classes)))
-    paths = predictions.paths or tuple(str(number) for number in range(len(predictions)))
+    numbered = tuple(str(number) for number in range(len(predictions)))
+    paths = numbered if predictions.paths is None else predictions.paths
     rows = []
     for number, path in enumerate(paths):
-        status = predictions.status[number] if predictions.status else ""
+        status = "" if predictions.status is None else str(predictions.status[number])
         order = np.argsort(-probabilities[number], kind="stable")[:count]
         classes = [
             {"class": predictions.classes[k], "probability": round(float(probabilities[number, k]), 6)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from headstart.data.samples import Samples, shown
 from headstart.data.threads import thread_count
 from headstart.errors import DataError
 from headstart.storage import sha256_bytes, write_atomic
+
+_ROWS_AT_ONCE = 4096
 
 
 class _Verdict(NamedTuple):
@@ -142,28 +145,11 @@ def audit(
     `on_progress`: called in the caller's thread with (done, all). Bad pictures are recorded, not
     raised; whatever the number of threads the result is the same.
     """
-    total = len(cache)
     verdicts: list[_Verdict] = []
-    count = thread_count(threads)
-
-    def look(row: int) -> _Verdict:
-        return _look(cache, row)
-
-    if count == 0:
-        for verdict in map(look, range(total)):
-            verdicts.append(verdict)
-            if on_progress:
-                on_progress(len(verdicts), total)
-    else:
-        with ThreadPoolExecutor(count, thread_name_prefix="audit") as pool:
-            try:
-                for verdict in pool.map(look, range(total)):
-                    verdicts.append(verdict)
-                    if on_progress:
-                        on_progress(len(verdicts), total)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    for verdict in _verdicts(cache, thread_count(threads)):
+        verdicts.append(verdict)
+        if on_progress:
+            on_progress(len(verdicts), len(cache))
     return Audit(
         samples=cache.samples,
         codes=np.array([verdict.code for verdict in verdicts], np.str_),
@@ -173,6 +159,21 @@ def audit(
         width=np.array([verdict.width for verdict in verdicts], np.int64),
         bytes=np.array([verdict.bytes for verdict in verdicts], np.int64),
     )
+
+
+def _verdicts(cache: PixelCache, threads: int) -> Iterator[_Verdict]:
+    """Yield the verdicts in the order of the rows."""
+    look = partial(_look, cache)
+    if threads == 0:
+        yield from map(look, range(len(cache)))
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="audit")
+    try:
+        # In parts, since each waiting row costs memory before its turn comes.
+        for start in range(0, len(cache), _ROWS_AT_ONCE):
+            yield from pool.map(look, range(start, min(start + _ROWS_AT_ONCE, len(cache))))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _look(cache: PixelCache, row: int) -> _Verdict:

@@ -6,12 +6,11 @@ import os
 import threading
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from headstart.data.images import Decoded, decode_with_size
 from headstart.data.limits import Limits
-from headstart.data.samples import Samples
+from headstart.data.samples import Samples, row_numbers
 from headstart.errors import DataError
 from headstart.types import Pixels
 
@@ -95,7 +94,7 @@ class PixelCache:
 
     def take(self, rows: ArrayLike) -> PixelCache:
         """Return a cache over `samples.take(rows)` that has the pixels which this one has."""
-        numbers = np.arange(len(self), dtype=np.int64)[np.asarray(rows)]
+        numbers = row_numbers(rows, len(self))
         other = PixelCache(
             self.samples.take(numbers),
             short_side=self.short_side,

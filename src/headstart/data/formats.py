@@ -55,11 +55,17 @@ def sniff(data: bytes) -> str | None:
         return "WEBP"
     if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         return "TIFF"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+    if data[4:8] == b"ftyp" and {b"avif", b"avis"} & _brands(data):
         return "AVIF"
     if data[:2] == b"BM" and len(data) >= 18 and data[15:18] == b"\x00\x00\x00":  # header size < 256
         return "BMP"
     return None
+
+
+def _brands(data: bytes) -> set[bytes]:
+    """Return what an ISO media file says that it is: the major brand and the compatible ones."""
+    end = min(int.from_bytes(data[:4], "big"), 128)
+    return {data[start : start + 4] for start in (8, *range(16, end, 4))}
 
 
 def other_picture_format(data: bytes) -> str | None:

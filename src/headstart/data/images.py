@@ -153,7 +153,9 @@ def _not_supported(data: bytes) -> DataError:
 
 def _damaged(data: bytes, name: str, error: Exception) -> DataError:
     """Say in one error what a decoder's exception means."""
-    text = " ".join(str(error).split())[:120] or type(error).__name__
+    text = " ".join(str(error).split())[:120]
+    if not any(map(str.isalpha, text)):
+        text = type(error).__name__
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         return DataError(f"the {name} needs too much memory: {text}", code="TOO_MANY_PIXELS")
     said = text.lower()

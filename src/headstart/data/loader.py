@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headstart.data.cache import PixelCache
 from headstart.data.ordering import batch_bounds, order
+from headstart.data.samples import row_numbers
 from headstart.data.threads import one_opencv_thread, thread_count
 from headstart.errors import UsageError
 from headstart.types import Batch, Pixels, Prepare, Task, World
@@ -23,9 +24,10 @@ class Loader:
 
     `rows`: row numbers of `cache.samples`, or a mask. `threads`: how many prepare pictures side by
     side (None: one for each processor; 0: none, all in the caller); they are started by each epoch
-    and end with it. The number of threads changes nothing in what the batches hold. A failing picture
-    raises its `DataError` in the consumer, at its batch. The last batch may be smaller, but a last
-    batch of one joins the one before; a `batch_size` beyond the number of rows gives one batch.
+    and end with it, and from then on OpenCV keeps to one thread of its own. The number of threads
+    changes nothing in what the batches hold. A failing picture raises its `DataError` in the consumer,
+    at its batch. The last batch may be smaller, but a last batch of one joins the one before; a
+    `batch_size` beyond the number of rows gives one batch.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Loader:
         if batch_size < 1:
             raise UsageError(f"a batch of {batch_size} samples is no batch", "give a batch size of 1 or more")
         self.cache = cache
-        self.rows = np.arange(len(cache), dtype=np.int64)[np.asarray(rows)]
+        self.rows = row_numbers(rows, len(cache))
         self.prepare = prepare
         self.batch_size = batch_size
         self.shuffle = shuffle

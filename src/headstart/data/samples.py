@@ -33,6 +33,13 @@ def shown(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
 
 
+def row_numbers(rows: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return `rows` (row numbers, or a mask) of a table of `count` rows as row numbers, int64."""
+    chosen = np.asarray(rows)
+    numbers = np.arange(count, dtype=np.int64)
+    return np.asarray(numbers[chosen if chosen.size else chosen.astype(np.int64)], np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Pictures and what is known about them: frozen columns of one length N.
@@ -81,7 +88,7 @@ class Samples:
 
     def take(self, rows: ArrayLike) -> Samples:
         """Return the samples of `rows` (row numbers or a mask), in that order."""
-        numbers = np.arange(len(self), dtype=np.int64)[np.asarray(rows)]
+        numbers = row_numbers(rows, len(self))
 
         def part(column: NDArray[Any] | None) -> NDArray[Any] | None:
             return None if column is None else column[numbers]

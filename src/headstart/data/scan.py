@@ -100,17 +100,16 @@ class _Walk:
     def candidates(self, folder: str, files: list[os.DirEntry[str]], *, linked: bool) -> list[Found]:
         """Return those of a folder's files whose names do not say that they are something else."""
         found = []
-        device = os.stat(self.root / folder).st_dev if files else 0
+        device = self._identity(folder)[0]
         for entry in files:
             if not has_picture_name(entry.name):
                 self.skipped[os.path.splitext(entry.name)[1].lower() + " files"] += 1
                 continue
+            path = _join(folder, entry.name)
             if entry.is_symlink():
-                status = entry.stat()
-                identity, by_link = (status.st_dev, status.st_ino), True
+                found.append(Found(path, self._identity(path), True))
             else:
-                identity, by_link = (device, entry.inode()), linked
-            found.append(Found(_join(folder, entry.name), identity, by_link))
+                found.append(Found(path, (device, entry.inode()), linked))
         return found
 
     def pictures(self, folder: str, *, linked: bool = False) -> list[Found]:
@@ -119,15 +118,10 @@ class _Walk:
         Links to folders are followed, each target once, and never into a folder that is being walked.
         """
         found: list[Found] = []
-        pending = [(folder, linked, frozenset[tuple[int, int]]())]
+        pending = [(folder, linked, self._above(folder))]
         while pending:
             here, by_link, above = pending.pop()
-            try:
-                status = os.stat(self.root / here)
-            except OSError:
-                self.skipped["unreadable folders"] += 1
-                continue
-            identity = (status.st_dev, status.st_ino)
+            identity = self._identity(here)
             if by_link and (identity in above or identity in self.followed):
                 self.skipped["folder links already followed"] += 1
                 continue
@@ -141,6 +135,17 @@ class _Walk:
                 for entry in reversed(folders)
             ]
         return found
+
+    def _identity(self, path: str) -> tuple[int, int]:
+        try:
+            status = os.stat(self.root / path)
+        except OSError:  # counted when it is listed
+            return (-1, -1)
+        return (status.st_dev, status.st_ino)
+
+    def _above(self, folder: str) -> frozenset[tuple[int, int]]:
+        parts = folder.split("/")
+        return frozenset(self._identity("/".join(parts[:depth])) for depth in range(len(parts)))
 
     def part(self, folder: str) -> Part:
         """Return what lies in the folders inside `folder`, and beside them."""
@@ -161,12 +166,13 @@ def _existing(path: str | os.PathLike[str], what: str) -> Path:
     text = os.fspath(path)
     try:
         full = Path(text).expanduser().absolute()
+    except (OSError, RuntimeError) as error:  # no current folder, no such user
+        raise InputMissingError(f"{shown(text)} cannot be found: {shown(str(error))}") from error
+    try:
         os.stat(full)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise InputMissingError(
-            f"{shown(text)} {shown(reason)}", f"give {what}; looked for in {shown(os.curdir)}"
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = "there is no" if isinstance(error, FileNotFoundError) else "it is not possible to read"
+        raise InputMissingError(f"{reason} {shown(str(full))}", f"give {what}") from error
     return full
 
 
@@ -193,6 +199,7 @@ def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = Fals
     found = {split: walk.part(folder) for split, folder in folders.items()}
     if "" not in folders:
         walk.skipped["folders beside train"] = len(names) - len(folders)
+        walk.skipped["pictures beside train"] = len(walk.candidates("", walk.entries("")[1], linked=False))
     return _assemble(walk, found, folders, drop_empty_classes)
 
 

@@ -100,7 +100,9 @@ def _cut(
         for name, chosen in (("test", members_in_order[:to_test]), ("valid", rest[len(rest) - to_valid :])):
             for members in chosen:
                 split[members] = name
-    return _keep_every_class_in_train(samples, split, rows)
+    return _keep_every_class_in_train(
+        samples, split, rows, np.arange(len(samples)) if groups is None else groups
+    )
 
 
 def _prefix(units: list[list[int]], ideal: float, *, spare: int, least: int) -> int:
@@ -116,15 +118,17 @@ def _prefix(units: list[list[int]], ideal: float, *, spare: int, least: int) -> 
 
 
 def _keep_every_class_in_train(
-    samples: Samples, split: NDArray[np.str_], rows: NDArray[np.int64]
+    samples: Samples, split: NDArray[np.str_], rows: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> list[str]:
+    """Bring classes back that the cut left without training rows, in place; name those not validated."""
     if samples.task is Task.MULTI_LABEL:
         return []
     present = samples.labels[rows]
     training = set(samples.labels[rows[split[rows] == "train"]].tolist())
-    validating = set(samples.labels[split == "valid"].tolist())
     for label in sorted(set(present.tolist()) - training):
-        split[rows[present == label]] = "train"
+        whole_groups = np.isin(groups[rows], groups[rows[present == label]])
+        split[rows[whole_groups]] = "train"
+    validating = set(samples.labels[split == "valid"].tolist())
     single = [samples.classes[k] for k in sorted(set(present.tolist()) - validating)]
     if not single or not validating:
         return []
@@ -139,5 +143,5 @@ def _straddling(split: NDArray[np.str_], groups: NDArray[np.int64]) -> list[str]
     for name in ("valid", "test"):
         shared = int(np.isin(groups[split == name], training).sum())
         if shared:
-            notes.append(f"{shared} pictures of {name} are the same as pictures of train: its score flatters")
+            notes.append(f"{name} has {shared} pictures that train has too: its score flatters")
     return notes

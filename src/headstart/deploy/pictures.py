@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,15 @@ def items_of(pictures: Picture | Iterable[Picture]) -> Iterator[Item]:
     """
     if isinstance(pictures, Iterator):
         return chain.from_iterable(map(_of_stream, pictures))
-    given = [pictures] if _is_one(pictures) else list(cast(Iterable[Picture], pictures))
+    several = isinstance(pictures, Iterable) and not _is_one(pictures)
+    given = list(cast(Iterable[Picture], pictures)) if several else [cast(Picture, pictures)]
     paths = [picture for picture in given if isinstance(picture, str | Path)]
     if paths and len(paths) == len(given):
         return iter(_of_files(from_paths(paths)))
     return chain.from_iterable([_of_list(picture) for picture in given])
 
 
-def _is_one(pictures: Picture | Iterable[Picture]) -> TypeGuard[Picture]:
+def _is_one(pictures: Picture | Iterable[Picture]) -> bool:
     if isinstance(pictures, np.ndarray):
         return pictures.dtype.kind in "biuf" and pictures.ndim < 4
     return isinstance(pictures, str | Path | bytes | Image.Image)

@@ -8,27 +8,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from headstart.augment import Augmentation, EvalPrepare, views
+from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
-from headstart.deploy.manifest import Preprocessing
 from headstart.deploy.pictures import Item, Picture, items_of
 from headstart.errors import DataError, InputMissingError, UsageError
 from headstart.evaluation import Predictions, average, concatenate
-from headstart.inference import module_forward
+from headstart.inference import Forward, module_forward
 from headstart.inference import predict as run_through
 from headstart.types import Batch, Pixels, Prepare
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 128
-"""So many pictures are decoded ahead of the network: it bounds the memory for any number of them."""
+CHUNK = 64
+"""So many pictures at a time are made ready ahead of the network: it bounds the memory."""
 
 _ALLOWED = {
     "plain": Augmentation(),
@@ -36,7 +36,17 @@ _ALLOWED = {
     "dihedral": Augmentation(dihedral=True),
 }
 
-_Decoded: TypeAlias = "dict[int, Pixels] | DataError"
+_Seen: TypeAlias = "list[Pixels] | DataError"
+"""One picture as each look wants it, or why there is none."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One network's one view of a picture: what it is decoded towards, how it is resized, who judges."""
+
+    short_side: int
+    prepare: Prepare
+    forward: Forward
 
 
 class Predictor:
@@ -54,7 +64,7 @@ class Predictor:
             )
         self.manifest = bundle.manifest
         self.batch_size = batch_size
-        self._threads = threads
+        self._threads = max(1, thread_count(threads))
         chosen = _device(device)
         self._forwards = [module_forward(model.to(chosen), chosen) for model in bundle.models]
 
@@ -94,80 +104,73 @@ class Predictor:
         What is given as an iterator is read as it is needed; a file that is not there then has the
         status VANISHED.
         """
-        averaged = self.manifest.tta if tta is None else tta
+        looks = self._looks(self.manifest.tta if tta is None else tta)
         items = items_of(pictures)
-        sides = sorted({member.preprocessing.short_side for member in self.manifest.members})
         first = 0
 
-        def begin() -> list[tuple[str, Future[_Decoded]]]:
-            return [
-                (item.name, pool.submit(_decoded, item, sides)) for item in itertools.islice(items, CHUNK)
-            ]
+        def begin() -> list[tuple[str, Future[_Seen]]]:
+            return [(item.name, pool.submit(_seen, item, looks)) for item in itertools.islice(items, CHUNK)]
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="predict") as pool:
             try:
                 chunk = begin()
                 while chunk:
-                    # The next ones are decoded while the network is busy with these.
+                    # The next ones are made ready while the network is busy with these.
                     following = begin()
-                    yield self._predict_chunk(pool, chunk, first, averaged)
+                    names, seen = [name for name, _ in chunk], [future.result() for _, future in chunk]
+                    yield self._judged(names, seen, looks, first)
                     first += len(chunk)
                     chunk = following
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _predict_chunk(
-        self,
-        pool: ThreadPoolExecutor,
-        chunk: Sequence[tuple[str, Future[_Decoded]]],
-        first: int,
-        averaged: bool,
+    def _looks(self, averaged: bool) -> list[_Look]:
+        looks = []
+        for member, forward in zip(self.manifest.members, self._forwards, strict=True):
+            given = member.preprocessing
+            plain = EvalPrepare(given.size, given.policy, given.crop_fraction, given.interpolation)
+            seen = views(_ALLOWED[self.manifest.views], plain) if averaged else [plain]
+            looks += [_Look(given.short_side, view, forward) for view in seen]
+        return looks
+
+    def _judged(
+        self, names: Sequence[str], seen: Sequence[_Seen], looks: Sequence[_Look], first: int
     ) -> Predictions:
-        found = [decoding.result() for _, decoding in chunk]
-        good = [row for row, result in enumerate(found) if not isinstance(result, DataError)]
+        good = [row for row, found in enumerate(seen) if not isinstance(found, DataError)]
         empty = Predictions(
-            logits=np.full((len(chunk), len(self.classes)), np.nan, np.float32),
+            logits=np.full((len(seen), len(self.classes)), np.nan, np.float32),
             classes=self.classes,
             task=self.manifest.task,
-            paths=tuple(name for name, _ in chunk),
-            index=np.arange(first, first + len(chunk)),
-            status=np.array([result.code if isinstance(result, DataError) else "" for result in found]),
+            paths=tuple(names),
+            index=np.arange(first, first + len(seen)),
+            status=np.array([found.code if isinstance(found, DataError) else "" for found in seen]),
             thresholds=None if self.manifest.thresholds is None else np.array(self.manifest.thresholds),
         )
         parts = []
-        for member, forward in zip(self.manifest.members, self._forwards, strict=True):
-            side = member.preprocessing.short_side
-            pixels = [result[side] for result in found if not isinstance(result, DataError)]
-            for view in self._views(member.preprocessing, averaged):
-                logits = empty.logits.copy()
-                if good:
-                    logits[good], _ = run_through(forward, _View(pool, pixels, view, self.batch_size))
-                parts.append(replace(empty, logits=logits))
+        for number, look in enumerate(looks):
+            pictures = [found[number] for found in seen if not isinstance(found, DataError)]
+            logits = empty.logits.copy()
+            if good:
+                logits[good], _ = run_through(look.forward, _Ready(pictures, self.batch_size))
+            parts.append(replace(empty, logits=logits))
         whole = parts[0] if len(parts) == 1 else average(parts)
         return whole.with_temperature(self.manifest.temperature)
 
-    def _views(self, given: Preprocessing, averaged: bool) -> list[EvalPrepare]:
-        plain = EvalPrepare(given.size, given.policy, given.crop_fraction, given.interpolation)
-        return views(_ALLOWED[self.manifest.views], plain) if averaged else [plain]
 
-
-def _decoded(item: Item, sides: Sequence[int]) -> _Decoded:
-    """Decode a picture towards each short side; what is wrong with it is returned, not raised."""
+def _seen(item: Item, looks: Sequence[_Look]) -> _Seen:
+    """Decode a picture, and make it ready for each look; what is wrong with it is returned, not raised."""
     try:
-        return {side: item.decode(side) for side in sides}
+        decoded = {side: item.decode(side) for side in {look.short_side for look in looks}}
     except DataError as error:
         return error
+    return [look.prepare(decoded[look.short_side], 0, 0) for look in looks]
 
 
-class _View:
-    """The batches of some decoded pictures, all seen one way; a `BatchSource`."""
+class _Ready:
+    """The batches of pictures that are ready for the network; a `BatchSource`."""
 
-    def __init__(
-        self, pool: ThreadPoolExecutor, pictures: Sequence[Pixels], prepare: Prepare, batch_size: int
-    ) -> None:
-        self._pool = pool
+    def __init__(self, pictures: Sequence[Pixels], batch_size: int) -> None:
         self._pictures = pictures
-        self._prepare = prepare
         self._batch_size = batch_size
 
     def __len__(self) -> int:
@@ -179,16 +182,12 @@ class _View:
         return len(self._pictures)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Yield the pictures in order, prepared for the network; their number is their index."""
-
-        def see(picture: Pixels) -> Pixels:
-            return self._prepare(picture, 0, epoch)
-
+        """Yield the pictures in order, the same in every epoch; their number is their index."""
+        del epoch
         for first in range(start * self._batch_size, self.sample_count, self._batch_size):
-            pictures = self._pictures[first : first + self._batch_size]
-            inputs = np.stack(list(self._pool.map(see, pictures)))
-            index = np.arange(first, first + len(pictures))
-            yield Batch(inputs=inputs, targets=np.full(len(pictures), -1), index=index)
+            inputs = np.stack(self._pictures[first : first + self._batch_size])
+            index = np.arange(first, first + len(inputs))
+            yield Batch(inputs=inputs, targets=np.full(len(inputs), -1), index=index)
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -25,9 +26,9 @@ class Calibration:
     ece_before: float
     ece_after: float
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the fields for JSON."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the fields for JSON, with None for what is undefined."""
+        return {name: value if math.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ def fit_temperature(predictions: Predictions, *, seed: int = 0) -> float:
 
     It is 1.0 unless temperatures that are fitted on one half of the rows lower the log loss of
     the other half, both ways round. The table's own temperature plays no part.
+
+    >>> too_sure = Predictions([[4.0, 0.0]] * 40, ("cat", "dog"), targets=([0] * 7 + [1] * 3) * 4)
+    >>> round(fit_temperature(too_sure), 1)
+    4.7
     """
     plain = predictions.scored().with_temperature(1.0)
     log_loss = METRICS["log_loss"]

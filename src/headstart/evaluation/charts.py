@@ -106,7 +106,7 @@ def line_chart(
     parts.append(_plot_area([_line(line, place_x, place_y) for line in series]))
     parts += [_points(line, place_x, place_y) for line in series if line.dots]
     parts += [_dot(place_x(mark.x), place_y(mark.y), mark) for mark in marks if mark.y is not None]
-    parts += [_whisker(each, place_x, place_y) for each in whiskers]
+    parts += _whiskers(whiskers, place_x, place_y)
     return _svg(description, WIDTH, HEIGHT, parts, "chart")
 
 
@@ -217,15 +217,16 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def finder_range(losses: Sequence[float]) -> Range:
     """Return limits for a finder's curve: from the lowest loss to a little above where it began.
 
-    The explosion after that says no more, and would flatten the rest.
+    The explosion after that says no more, and would flatten the rest. Where the loss never fell,
+    half of its values are in view.
     """
-    finite = [value for value in losses if math.isfinite(value)]
+    finite = _finite(losses)
     if not finite:
         return (0.0, 1.0)
     lowest = min(finite)
-    before = finite[: finite.index(lowest) + 1]
-    reach = max(max(before) - lowest, 0.05 * abs(lowest), 1e-6)
-    return (lowest - 0.12 * reach, max(before) + 0.35 * reach)
+    highest = max(max(finite[: finite.index(lowest) + 1]), float(np.median(finite)))
+    reach = max(highest - lowest, 0.05 * abs(lowest), 1e-6)
+    return (lowest - 0.12 * reach, highest + 0.35 * reach)
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:
@@ -365,26 +366,28 @@ def _dot(x: float, y: float, mark: Mark) -> Markup:
     )
 
 
+def _whiskers(
+    whiskers: Sequence[Whisker], place_x: Callable[[float], float], place_y: Callable[[float], float]
+) -> list[Markup]:
+    """Hollow ones below the others; of names that would overlap only the first, the filled ones first."""
+    order = sorted(whiskers, key=lambda each: each.hollow)
+    named: list[tuple[float, float]] = []
+    names = []
+    for each in order:
+        x, y = place_x(each.x), place_y(each.high) - 4
+        if each.name and all(abs(x - left) > 12 or abs(y - top) > 13 for left, top in named):
+            named.append((x, y))
+            text = Markup('<text class="tick middle" x="{:.1f}" y="{:.1f}">{}</text>')
+            names.append(text.format(x, y, each.name))
+    return [_whisker(each, place_x, place_y) for each in reversed(order)] + names
+
+
 def _whisker(each: Whisker, place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
     x, value, low, high = place_x(each.x), place_y(each.value), place_y(each.low), place_y(each.high)
     return Markup(
         '<g><title>{}</title><line class="whisker" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
-        '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>'
-        '<text class="tick middle" x="{:.1f}" y="{:.1f}">{}</text></g>'
-    ).format(
-        each.label,
-        x,
-        x,
-        low,
-        high,
-        "unsure" if each.hollow else "good",
-        x,
-        value,
-        each.size,
-        x,
-        high - 4,
-        each.name,
-    )
+        '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/></g>'
+    ).format(each.label, x, x, low, high, "unsure" if each.hollow else "good", x, value, each.size)
 
 
 def _svg(description: str, width: float, height: float, parts: Sequence[Markup], style: str) -> Markup:

@@ -51,6 +51,10 @@ class Interpretation:
 
     `picture` gives the pixels of a picture by its number in the `Samples` (`Example.index`); it
     is needed only to plot pictures. Raises `UsageError` for tags, and where no row has a truth.
+
+    >>> table = Predictions([[2.0, 0.0], [0.5, 1.5]], ("cat", "dog"), targets=[0, 0])
+    >>> Interpretation(table).most_confused(min_count=1)
+    [Confusion(truth='cat', prediction='dog', count=1)]
     """
 
     def __init__(self, predictions: Predictions, picture: Callable[[int], Pixels] | None = None) -> None:

@@ -154,6 +154,10 @@ def metric(which: MetricLike) -> Metric:
     """Return a metric by its name; a function becomes one where higher is better.
 
     Raises `UsageError` with the nearest names for a name that is not known.
+
+    >>> table = Predictions([[2.0, 0.0], [0.5, 1.5]], ("cat", "dog"), targets=[0, 0])
+    >>> metric("accuracy")(table)
+    0.5
     """
     return _found(which)
 
@@ -176,12 +180,17 @@ def interval(
 
     The bootstrap resamples rows and takes percentiles. The order of the rows does not matter.
     Undefined values (no rows) are NaN.
+
+    >>> table = Predictions([[2.0, 0.0]] * 20, ("cat", "dog"), targets=[0] * 18 + [1] * 2)
+    >>> found = interval(table, "accuracy")
+    >>> f"{found.value:.2f}, between {found.low:.2f} and {found.high:.2f}"
+    '0.90, between 0.70 and 0.97'
     """
     chosen = _found(metric)
-    value = chosen(predictions)
+    scored = _in_order(predictions.scored())
+    value = chosen(scored)
     if math.isnan(value):
         return Interval(math.nan, math.nan, math.nan)
-    scored = _in_order(predictions.scored())
     if chosen.proportion and scored.task is Task.SINGLE_LABEL:
         return Interval(value, *wilson(value * len(scored), len(scored), level=level))
     values = np.concatenate(list(_resampled(chosen, [scored], resamples, seed)), axis=1)[0]
@@ -202,6 +211,11 @@ def paired(
     Both are resampled with the same rows, so what is hard for both cancels. The gain is positive
     where `after` is better, whichever way the metric counts. Rows that either could not predict
     are left out. Raises `UsageError` unless both hold the same rows in the same order.
+
+    >>> before = Predictions([[1.0, 0.0], [0.0, 1.0]] * 20, ("cat", "dog"), targets=[0, 1] * 20)
+    >>> after = Predictions(before.logits * 2, ("cat", "dog"), targets=[0, 1] * 20)
+    >>> paired(before, after, "log_loss").verdict
+    'better'
     """
     check_same_rows(before, after)
     chosen = _found(metric)

@@ -42,6 +42,12 @@ class Predictions:
     where None).
 
     Raises `UsageError` where the shapes do not belong together.
+
+    >>> table = Predictions([[2.0, 0.0], [0.5, 1.5]], ("cat", "dog"), targets=[0, 0])
+    >>> table.predicted_labels()
+    ['cat', 'dog']
+    >>> table.confidence.round(2).tolist()
+    [0.88, 0.73]
     """
 
     logits: NDArray[np.float32]
@@ -240,7 +246,11 @@ class Predictions:
         that are not UTF-8 are written as `\\udcXX`.
         """
         stream = io.StringIO(newline="")
-        writer = csv.writer(stream, lineterminator="\n")
+        # Before Python 3.13 the writer leaves a carriage return bare, where readers see a new row.
+        returns = any("\r" in text for text in (*self.classes, *(self.paths or ())))
+        writer = csv.writer(
+            stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
         writer.writerow([*_FIRST_COLUMNS, *(f"p_{name}" for name in self.classes)])
         single = self.task is Task.SINGLE_LABEL
         splits = [""] * len(self) if self.split is None else self.split.tolist()

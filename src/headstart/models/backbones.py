@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,7 +98,7 @@ def create_backbone(
         channels_last=getattr(module, "output_fmt", "NCHW") == "NHWC",
         weights=source,
     )
-    return _with_map(resized(backbone, native if image_size is None else parse_size(image_size)))
+    return without_pool(resized(backbone, native if image_size is None else parse_size(image_size)))
 
 
 def _check_name(arch: str) -> None:
@@ -155,7 +156,10 @@ def resized(backbone: Backbone, size: Size) -> Backbone:
         if size != asked:
             note = f"{backbone.arch} takes whole patches: {_text(asked)} became {_text(size)}"
         try:
-            set_input_size(img_size=size)
+            with warnings.catch_warnings():
+                # What torch says of how timm interpolates tables of positions is not for the user.
+                warnings.filterwarnings("ignore", category=UserWarning, module=r"timm\.")
+                set_input_size(img_size=size)
         except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
             raise _cannot_take(backbone.arch, asked, error) from error
     return replace(backbone, image_size=size, note=note)
@@ -209,7 +213,7 @@ def example_features(backbone: Backbone) -> torch.Tensor:
     return features
 
 
-def _with_map(backbone: Backbone) -> Backbone:
+def without_pool(backbone: Backbone) -> Backbone:
     """Take the pool off bodies that pool a feature map: the classifier pools in its own way.
 
     Bodies of tokens keep their own pool, which belongs to how they were pretrained.

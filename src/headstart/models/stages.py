@@ -39,12 +39,13 @@ class Stage:
     output: tuple[int, ...] = ()
 
     def parameters(self, body: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the stage's parameters by their names in the body."""
-        found = {}
-        for name in self.modules:
-            for key, parameter in body.get_submodule(name).named_parameters(prefix=name):
-                found[key] = parameter
-        return found | {name: body.get_parameter(name) for name in self.tensors}
+        """Return the stage's parameters by their names in the body; a tied one by its first name."""
+        named = [
+            entry for name in self.modules for entry in body.get_submodule(name).named_parameters(prefix=name)
+        ]
+        named += [(name, body.get_parameter(name)) for name in self.tensors]
+        first = {id(parameter): name for name, parameter in reversed(named)}
+        return {name: parameter for name, parameter in named if first[id(parameter)] == name}
 
 
 def cut(body: nn.Module, example: torch.Tensor, features: torch.Tensor) -> list[Stage]:
@@ -130,9 +131,11 @@ def _stages(body: nn.Module, graph: fx.Graph, groups: Mapping[str, int]) -> list
     stages: list[Stage] = []
     for first, last in zip(starts, [*starts[1:], len(steps)], strict=True):
         stages.append(_stage(body, graph, steps, first, last, is_first=not stages))
-    names = [stage.name for stage in stages]
+    # The classifier has a pool and a head of its own.
+    names = ["pool", "head", *(stage.name for stage in stages)]
     stages = [
-        stage if names.count(stage.name) == 1 else replace(stage, name=stage.modules[0]) for stage in stages
+        stage if names.count(stage.name) == 1 else replace(stage, name=f"body.{stage.modules[0]}")
+        for stage in stages
     ]
     held = {name for stage in stages for name in stage.parameters(body)}
     unused = tuple(name for name, _ in body.named_parameters() if name not in held)
@@ -146,10 +149,11 @@ def _starts(
     wanted: list[tuple[int, int]] = []
     current, last_with_parameters = -1, -1
     for number, node in enumerate(steps):
-        names = _parameters_of(body, node)
-        if not names:
+        # A tied parameter has a group under its first name only.
+        numbers = [groups[name] for name in _parameters_of(body, node) if name in groups]
+        if not numbers:
             continue
-        group = max(groups[name] for name in names)
+        group = max(numbers)
         if group > current:
             if current >= 0:
                 wanted.append((number, last_with_parameters + 1))
@@ -163,7 +167,16 @@ def _starts(
             if not torn and len(_crossing(graph, steps, place)) == 1:
                 starts.append(place)
                 break
-    return starts
+    ends = [*starts[1:], len(steps)]
+    # A norm alone is no stage: what holds no matrix belongs to the stage before it.
+    return [0] + [
+        start for start, end in zip(starts, ends, strict=True) if start and _matrix(body, steps[start:end])
+    ]
+
+
+def _matrix(body: nn.Module, steps: Sequence[fx.Node]) -> bool:
+    names = [name for node in steps for name in _parameters_of(body, node)]
+    return any(body.get_parameter(name).ndim > 1 for name in names)
 
 
 def _parameters_of(body: nn.Module, node: fx.Node) -> list[str]:

@@ -7,8 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from headstart import environment
 from headstart.evaluation import (
     Interval,
@@ -16,6 +14,7 @@ from headstart.evaluation import (
     calibrate,
     interval,
     paired,
+    rows_to_picture,
     write_report,
 )
 from headstart.recipe.result import PAYS, Result, StepResult
@@ -24,9 +23,6 @@ from headstart.types import Task
 if TYPE_CHECKING:
     from headstart.evaluation import Calibration
     from headstart.recipe.steps import EightSteps
-
-PICTURES = 36
-"""How many thumbnails of the most telling mistakes go into the report."""
 
 
 def finish(steps: EightSteps) -> Result:
@@ -122,19 +118,15 @@ def _calibrate(steps: EightSteps, valid: Predictions) -> Calibration:
         else "no temperature lowers the cross-fitted log loss, so the probabilities stay as they are"
     )
     steps.record(
-        StepResult(10, "Calibration", reason, helps, outcome, time.monotonic() - started)
+        StepResult(10, "Calibration", reason, True if helps else None, outcome, time.monotonic() - started)
     )
     return calibration
 
 
 def _save_pictures(steps: EightSteps, table: Predictions) -> None:
-    """Save thumbnails of the highest losses and of the most confused pairs, named by row of `table`."""
-    scored = np.flatnonzero(table.scored_rows)
-    if not len(scored):
-        return
-    order = scored[np.argsort(-table.loss[scored], kind="stable")]
-    for row in order[:PICTURES]:
-        picture = steps.learner.data.picture(int(table.index[row]))
+    """Save thumbnails of the pictures that the report shows, named by their row of `table`."""
+    for row in rows_to_picture(table):
+        picture = steps.learner.data.picture(int(table.rows[row]))
         steps.folder.save_picture(f"pictures/{row}.jpg", picture)
 
 

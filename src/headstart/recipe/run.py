@@ -16,7 +16,7 @@ from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
 from headstart.recipe.steps import Body, EightSteps
-from headstart.training import Phase, Plan, Settings
+from headstart.training import Plan, Settings
 from headstart.types import Size
 
 
@@ -160,7 +160,7 @@ def forecast(data: ImageData, plan: Plan, body: Body, *, device: str = "auto") -
     for number, phase in enumerate(plan, start=1):
         learner.freeze_to(phase.frozen_to)
         steps = math.ceil(counts["train"] / data.batch_size)
-        each = 0.005 if phase.precompute else _seconds_per_step(learner)
+        each = 0.005 if phase.precompute else learner.seconds_per_step()
         finder = 100 * each if phase.learning_rate is None and phase.frozen_to else 30 * each
         seconds[f"{number}. {phase.name}"] = finder + each * steps * phase.epochs
     return Forecast(plan, data.summary(), seconds)
@@ -173,20 +173,3 @@ def _seconds_per_picture(engine: Any, data: ImageData) -> float:
     engine(batch.inputs)
     return (time.monotonic() - started) / len(batch)
 
-
-def _seconds_per_step(learner: Any) -> float:
-    learner.lr_find(1.0, iterations=1, end=1e-6)
-    started = time.monotonic()
-    learner.lr_find(1.0, iterations=3, end=1e-6)
-    return (time.monotonic() - started) / 3
-
-
-__all__ = [
-    "Forecast",
-    "Phase",
-    "forecast",
-    "make_plan",
-    "prepare_folder",
-    "run_steps",
-    "train",
-]

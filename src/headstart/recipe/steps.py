@@ -307,9 +307,7 @@ class EightSteps:
         """Measure a few steps, bit-exactly undone, and return how long an epoch will take."""
         steps = math.ceil(len(self.data.rows("train")) / self.data.batch_size)
         learner = self.learner.precompute() if phase.precompute else self.learner
-        started = time.monotonic()
-        learner.lr_find(1.0, iterations=3, end=1e-6)
-        return (time.monotonic() - started) / 3 * steps
+        return learner.seconds_per_step() * steps
 
     def _shorten(self, phase: Phase, epoch_seconds: float) -> Phase | None:
         """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""

@@ -83,31 +83,34 @@ class EarlyStop(Callback):
 
     def __init__(self, monitor: str = "valid_loss") -> None:
         self.monitor = monitor
-        self.best = math.inf
+        self.best: float | None = None
         self.best_of_cycle = math.inf
 
     def before_fit(self, run: Run) -> None:
         """Forget other phases; after a restart within this one nothing is forgotten."""
         if run.span is not None and run.span.done == 0:
-            self.best = self.best_of_cycle = math.inf
+            self.best, self.best_of_cycle = None, math.inf
 
     def after_epoch(self, run: Run, row: Row) -> None:
         """Compare at the end of a cycle."""
         self.best_of_cycle = min(self.best_of_cycle, _figure(row, self.monitor))
         if run.span is None or not run.span.at_cycle_end:
             return
-        if self.best_of_cycle >= self.best and run.span.done < run.span.total:
+        if self.best is None or self.best_of_cycle < self.best:
+            self.best = self.best_of_cycle
+        elif run.span.done < run.span.total:
             run.stop_reason = f"early stop: {self.monitor} has not improved for a whole cycle"
-        self.best = min(self.best, self.best_of_cycle)
         self.best_of_cycle = math.inf
 
     def state(self) -> dict[str, Any]:
         """Return the best figures so far."""
-        return {"best": _finite(self.best), "best_of_cycle": _finite(self.best_of_cycle)}
+        judged = self.best is not None
+        best = _finite(self.best) if self.best is not None else None
+        return {"judged": judged, "best": best, "best_of_cycle": _finite(self.best_of_cycle)}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Take back the best figures so far."""
-        self.best = _or_infinity(state["best"])
+        self.best = _or_infinity(state["best"]) if state["judged"] else None
         self.best_of_cycle = _or_infinity(state["best_of_cycle"])
 
 

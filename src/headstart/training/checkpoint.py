@@ -7,6 +7,7 @@ not at all; one that was altered is passed over, and the one before it is taken.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -60,7 +61,7 @@ def save_checkpoint(
     Raises `StorageError` when the disk is full or fails, `OutputError` when writing is refused;
     what was there before is then untouched.
     """
-    target = folder / f"step-{run.step:09d}"
+    target = folder / _folder_name(run.step)
     callback_tensors, callback_plain = _callback_states(callbacks)
     with folder_written_whole(target, replace=True) as temporary:
         save_tensors(temporary / "model.safetensors", run.model.state_dict())
@@ -102,6 +103,10 @@ def load_checkpoint(path: Path, run: Run, *, callbacks: Sequence[Callback] = ())
     )
 
 
+def _folder_name(step: object) -> str:
+    return f"step-{step:09d}" if isinstance(step, int) else ""
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in `folder`, the one with the highest step first."""
     if not folder.is_dir():
@@ -116,8 +121,14 @@ def fault_of(checkpoint: Path) -> str:
         manifest = read_json(checkpoint / "manifest.json", max_bytes=2**16)
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             return "its manifest is of another version"
+        # Every byte of the manifest is then a hash, a size or a name that is checked below.
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        if (checkpoint / "manifest.json").read_bytes() != text.encode():
+            return "its manifest was altered"
+        if checkpoint.name != _folder_name(manifest.get("step")):
+            return "its manifest is that of another checkpoint"
         files = manifest.get("files")
-        if not isinstance(files, dict) or sorted(files) != sorted(FILES):
+        if not isinstance(files, dict) or tuple(files) != FILES or len(manifest) != 3:
             return "its manifest lists other files"
         for name in FILES:
             file = checkpoint / name

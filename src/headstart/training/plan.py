@@ -21,6 +21,7 @@ Rate: TypeAlias = float | slice | tuple[float, ...]
 SCHEMA = 1
 MAX_PLAN_BYTES = 256 * 2**10
 MAX_EPOCHS = 100_000
+_LARGEST = 2**63
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -380,20 +381,25 @@ def _number(value: Any, where: str) -> Number:
     if isinstance(value, str) and len(value) < 40:
         with contextlib.suppress(ValueError):
             value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{where}: expected a number, got {str(value)[:40]!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise ConfigError(f"{where}: expected a number, got {_short_text(value)}")
     return value
 
 
+def _short_text(value: Any) -> str:
+    """Return a value for a message; Python writes no whole number of more than 4300 digits."""
+    return "a number out of range" if isinstance(value, int) and abs(value) >= _LARGEST else repr(value)[:40]
+
+
 def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{where}: expected a whole number, got {str(value)[:40]!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not abs(value) < _LARGEST:
+        raise ConfigError(f"{where}: expected a whole number, got {_short_text(value)}")
     return value
 
 
 def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{where}: expected true or false, got {str(value)[:40]!r}")
+        raise ConfigError(f"{where}: expected true or false, got {_short_text(value)}")
     return value
 
 

@@ -55,6 +55,17 @@ def code_of(data: bytes, **options: object) -> str:
     return caught.value.code
 
 
+def verdict(data: bytes) -> str:
+    """The reason code, or "" for a picture; whatever else is raised fails the test."""
+    try:
+        pixels = decode(data, short_side=32)
+    except DataError as error:
+        return error.code
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    return ""
+
+
 def is_upright(pixels: np.ndarray) -> bool:
     """Is the green corner at the top left, and only there?"""
     left, right = pixels[4:8, 4:8].astype(int), pixels[-8:-4, -8:-4].astype(int)
@@ -78,7 +89,9 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: by
     )
 
 
-SVG = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+SVG = (
+    b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+)
 
 
 @pytest.mark.parametrize(
@@ -208,16 +221,17 @@ def test_an_interlaced_png_is_whole_or_refused() -> None:
     [
         png(100_000, 100_000, 8, 2, b""),
         b"GIF89a\xff\xff\xff\xff\x80\x00\x00" + bytes(6) + b"," + bytes(8) + b"\x00\x02\x02D\x01\x00;",
-        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
+        b"BM"
+        + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
         png(13_000, 13_000, 8, 0, b""),
     ],
     ids=["png header", "gif screen", "bmp sides", "169 MP"],
 )
 def test_a_bomb_is_refused_by_its_header_at_once(data: bytes) -> None:
     code_of(data)  # what is loaded the first time does not count
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
     assert code_of(data) == "TOO_MANY_PIXELS"
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
 
 
@@ -235,10 +249,7 @@ def test_compressed_metadata_of_50_mb_costs_no_memory() -> None:
         png(64, 64, 8, 2, row, chunk(b"zTXt", b"Comment\x00\x00" + bomb)),
         png(64, 64, 8, 2, row, chunk(b"iCCP", b"profile\x00\x00" + bomb)),
     ):
-        try:
-            assert decode(data).shape == (64, 64, 3)
-        except DataError as error:
-            assert error.code == "METADATA_BOMB"
+        assert verdict(data) in ("", "METADATA_BOMB")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000
 
 
@@ -258,9 +269,9 @@ def test_the_first_of_many_frames_is_taken_at_once() -> None:
     for frame in frames:
         frame.putpixel((0, 0), 255)
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    start = time.perf_counter()
+    start = time.thread_time()
     assert decode(data)[5, 5].tolist() == [0, 0, 0]
-    assert time.perf_counter() - start < 0.05
+    assert time.thread_time() - start < 0.05
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
@@ -385,8 +396,18 @@ def jpeg_with_segment(marker: int, content: bytes) -> bytes:
     return J[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content + J[2:]
 
 
-LOOP = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x69\x87\x04\x00\x01\x00\x00\x00\x08\x00\x00\x00\x08\x00\x00\x00"
-AS_BYTES = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x07\x00\x04\x00\x00\x00\x06\x06\x06\x06\x00\x00\x00\x00"
+def exif(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """An EXIF block of one entry."""
+    return (
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00"
+        + struct.pack("<HHI", tag, kind, count)
+        + value
+        + bytes(4)
+    )
+
+
+LOOP = exif(0x8769, 4, 1, b"\x08\x00\x00\x00")  # a table of tags that says to go on where it begins
+AS_BYTES = exif(0x0112, 7, 4, b"\x06\x06\x06\x06")
 
 
 @pytest.mark.parametrize(
@@ -415,12 +436,22 @@ def test_broken_metadata_does_not_hide_that_the_picture_is_cut() -> None:
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
 def test_avif_is_decoded() -> None:
-    assert is_upright(decode(encoded(corner(), "AVIF", quality=95)))
+    data = encoded(corner(), "AVIF", quality=95)
+    assert is_upright(decode(data))
+    assert data[8:12] == b"avif"
+    assert is_upright(decode(data[:8] + b"mif1" + data[12:]))  # one that only its other brands tell
 
 
 @pytest.mark.parametrize(
     ("width", "height", "short_side"),
-    [(4001, 3003, 224), (4001, 3003, 751), (4001, 3003, 752), (449, 448, 224), (447, 500, 224), (100, 90, 224)],
+    [
+        (4001, 3003, 224),
+        (4001, 3003, 751),
+        (4001, 3003, 752),
+        (449, 448, 224),
+        (447, 500, 224),
+        (100, 90, 224),
+    ],
 )
 @pytest.mark.parametrize("format", ["JPEG", "BMP"])
 def test_reduction_leaves_a_short_side_from_one_to_two_times_what_was_asked(
@@ -430,7 +461,11 @@ def test_reduction_leaves_a_short_side_from_one_to_two_times_what_was_asked(
     decoded = decode_with_size(data, short_side=short_side)
     short = min(decoded.pixels.shape[:2])
     assert decoded.size == (height, width)
-    assert short == min(width, height) if min(width, height) < short_side else short_side <= short < 2 * short_side
+    assert (
+        short == min(width, height)
+        if min(width, height) < short_side
+        else short_side <= short < 2 * short_side
+    )
     assert abs(decoded.pixels.shape[1] / decoded.pixels.shape[0] - width / height) < 0.02
     assert is_upright(decoded.pixels)
 
@@ -446,23 +481,16 @@ def test_a_jpeg_scaled_in_decoding_looks_like_one_reduced_afterwards() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=400), st.sampled_from([b"", J[:24], P[:40], b"GIF89a", b"BM", b"II*\x00", b"RIFF"]))
 def test_no_bytes_raise_anything_but_a_data_error(data: bytes, start: bytes) -> None:
-    try:
-        pixels = decode(start + data, short_side=32)
-    except DataError as error:
-        assert error.code != "BAD_DATA"
-    else:
-        assert pixels.dtype == np.uint8
-        assert pixels.shape[2] == 3
+    assert verdict(start + data) != "BAD_DATA"
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_changed_byte_gives_a_picture_or_a_data_error(data: st.DataObject) -> None:
-    original = data.draw(st.sampled_from([J, P, *(encoded(corner(), f) for f in ("GIF", "WEBP", "BMP", "TIFF"))]))
+    original = data.draw(
+        st.sampled_from([J, P, *(encoded(corner(), f) for f in ("GIF", "WEBP", "BMP", "TIFF"))])
+    )
     changed = bytearray(original)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        assert decode(bytes(changed)).dtype == np.uint8
-    except DataError as error:
-        assert error.code != "BAD_DATA"
+    assert verdict(bytes(changed)) != "BAD_DATA"

@@ -26,8 +26,7 @@ def verdict(data: bytes) -> str:
     try:
         pixels = decode(data, short_side=256)
     except DataError as error:
-        assert error.message
-        return error.code
+        return error.code if error.message else "no message"
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3

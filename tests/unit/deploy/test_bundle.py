@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 from headstart import storage
-from headstart.deploy import Manifest, load_bundle, member_of, read_manifest, save_bundle
+from headstart.deploy import load_bundle, read_manifest, save_bundle
 from headstart.deploy.bundle import seal
 from headstart.errors import (
     ConfigError,
-    HeadstartError,
     InputMissingError,
     OutputError,
     StorageError,
@@ -190,7 +189,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_holds_code_of_ones_own_cannot_be_bundled() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
     own_body = create_classifier(body, 3, image_size=SIZE)
-    own_head = create_classifier("test_resnet", 3, from_scratch=True, image_size=SIZE, head=nn.LazyLinear(3))
+    own_head = create_classifier(
+        "test_resnet", 3, from_scratch=True, image_size=SIZE, head=nn.Sequential(nn.Linear(192, 3))
+    )
     exchanged = small_model(head="course")
     exchanged.head = nn.Sequential(*exchanged.head, nn.Sigmoid())  # type: ignore[misc]
     for model in (own_body, own_head, exchanged):
@@ -450,7 +451,6 @@ def test_weights_that_are_not_finite_load_only_when_asked_to(copy: Path) -> None
         (lambda f: f["members"][0].update(arch="no_such_net"), "no architecture"),
         (lambda f: f["members"][0].update(arch="os.system"), "no architecture"),
         (lambda f: f["members"][0].update(arch="test_vit"), "does not fit|does not take"),
-        (lambda f: f["members"][0]["preprocessing"].update(size=[8, 8]), "."),
         (lambda f: f["members"][0]["head"].update(kind="course", hidden=[8]), "does not fit"),
         (lambda f: f.update(schema=99), "upgrade headstart"),
     ],
@@ -460,15 +460,11 @@ def test_a_forged_manifest_is_refused(
 ) -> None:
     resealed(copy, change)
     before = set(sys.modules)
-    try:
+    with pytest.raises(ConfigError, match=named) as caught:
         load_bundle(copy)
-    except HeadstartError as error:
-        assert error.exit_code == 78
-        assert pytest.approx(1) == 1 and __import__("re").search(named, str(error))
-    else:
-        assert named == ".", "only what changes nothing but the size may load"
+    assert caught.value.exit_code == 78
     assert canary == []
-    assert not {name for name in set(sys.modules) - before if not name.startswith(("timm", "torch"))}
+    assert not {name for name in set(sys.modules) - before if not name.startswith(("timm.", "torch."))}
 
 
 def test_a_deep_or_a_huge_manifest_is_refused(copy: Path) -> None:
@@ -477,8 +473,3 @@ def test_a_deep_or_a_huge_manifest_is_refused(copy: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ConfigError):
             read_manifest(copy)
-
-
-def test_a_manifest_has_the_types_that_it_says() -> None:
-    assert isinstance(manifest_of(small_model()), Manifest)
-    assert member_of.__doc__

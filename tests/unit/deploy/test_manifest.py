@@ -55,6 +55,7 @@ finite = st.floats(-1e9, 1e9)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(
     classes=st.lists(names, min_size=2, max_size=6, unique=True),
     size=st.tuples(st.integers(8, 4096), st.integers(8, 4096)),
@@ -224,7 +225,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(fields())
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(place=st.sampled_from(PLACES), value=json_values)
 def test_any_value_anywhere_is_taken_or_refused_and_nothing_else(
     place: tuple[Any, ...], value: object
@@ -240,6 +241,7 @@ def test_any_value_anywhere_is_taken_or_refused_and_nothing_else(
         return
 
 
+@settings(deadline=None)
 @given(value=json_values)
 def test_any_json_is_a_manifest_or_refused(value: object) -> None:
     with pytest.raises(ConfigError):

@@ -52,7 +52,7 @@ def step(number: int, name: str, reason: str, outcome: str, seconds: float, **mo
 
 
 def measured(predictions: Predictions, names: Sequence[str] = METRICS) -> dict[str, Any]:
-    return {name: interval(predictions, name).to_dict() for name in names}
+    return {name: interval(predictions, name, resamples=300).to_dict() for name in names}
 
 
 def trained(
@@ -62,8 +62,8 @@ def trained(
         "kept": kept,
         "epochs": epochs,
         "metrics": measured(after, ("accuracy", "log_loss")),
-        "gain": {"metric": "log_loss", **paired(before, after, "log_loss").to_dict()},
-        "gain_accuracy": paired(before, after, "accuracy").to_dict(),
+        "gain": {"metric": "log_loss", **paired(before, after, "log_loss", resamples=300).to_dict()},
+        "gain_accuracy": paired(before, after, "accuracy", resamples=300).to_dict(),
         "verdict": {"kind": verdict[0], "text": verdict[1]},
     }
 
@@ -138,6 +138,7 @@ def write_run(
     valid: int = 320,
     test: int = 0,
     pictures: bool = True,
+    side: int = 64,
 ) -> Path:
     """Write a whole run: the probe and the model on `valid` and `test` pictures of `classes`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,7 +279,9 @@ def write_run(
     if pictures:
         (folder / "pictures").mkdir(exist_ok=True)
         for row in rows_to_picture(final).tolist():
-            draw_flower(row, int(targets[row])).save(folder / "pictures" / f"{row}.jpg", quality=80)
+            picture = draw_flower(row, int(targets[row]))
+            picture.thumbnail((side, side))
+            picture.save(folder / "pictures" / f"{row}.jpg", quality=80)
         grid = Image.new("RGB", (4 * 224, 2 * 224), "white")
         for place in range(8):
             grid.paste(

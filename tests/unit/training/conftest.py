@@ -122,3 +122,12 @@ def comparable(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 @pytest.fixture(name="comparable")
 def comparable_fixture() -> Callable[[Sequence[dict[str, object]]], list[dict[str, object]]]:
     return comparable
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on two threads, much slower beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -12,9 +12,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from headstart.evaluation import charts, wording
+from headstart.evaluation import charts
 from headstart.evaluation.calibration import ReliabilityBin
 from headstart.evaluation.metrics import Interval
+from headstart.evaluation.report import wording
 
 Row = Mapping[str, Any]
 
@@ -53,14 +54,13 @@ def _against_time(steps: Sequence[Row], metric: str) -> Figure | None:
         return None
     name = metric.replace("_", " ")
     line = charts.Series([each.x for each in kept], [each.value for each in kept], "accent")
-    axes = charts.Axes(
-        "seconds spent", name, y_percent=share, x_range=(0.0, 1.04 * max(each.x for each in whiskers) + 1e-6)
-    )
+    limits = (0.0, 1.04 * max(each.x for each in whiskers) + 1e-6)
+    axes = charts.Axes("seconds spent", name, y_percent=share, x_range=limits)
     words = f"{name.capitalize()} after each step, from {write(kept[0].value)} to {write(kept[-1].value)}."
     return Figure(
         f"{name.capitalize()} against time",
         charts.line_chart(words, axes, [line], whiskers=whiskers),
-        caption="Dots carry the number of the step and a 95\N{NO-BREAK SPACE}% interval; hollow ones were undone.",
+        caption=f"Dots carry the step's number and {wording.INTERVAL}; hollow ones were undone.",
     )
 
 
@@ -142,7 +142,7 @@ def _loss_curves(
     if finite:
         words += f" Validation went from {finite[0]:.3g} to {finite[-1]:.3g}, at best {min(finite):.3g}."
     drawing = charts.line_chart(words, charts.Axes("epoch", "loss", x_range=limits), series, bands=bands)
-    legend = (("plain", "training, augmented"), ("accent", "validation"))
+    legend = (("plain", "training"), ("accent", "validation"))
     return Figure("Loss by epoch", drawing, legend, "Shaded: epochs of steps that were undone.")
 
 
@@ -174,7 +174,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
         f"the model gets {100 * worst.accuracy:.0f} % right."
     )
     legend = (
-        ("good", "pictures of one confidence, with 95\N{NO-BREAK SPACE}% interval"),
+        ("good", f"pictures of like confidence, with {wording.INTERVAL}"),
         ("dashed", "perfect calibration"),
     )
     return Figure("Sure and right", charts.reliability_chart(bins, words), legend)

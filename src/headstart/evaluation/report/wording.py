@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 NO_FIGURE = "–"
+INTERVAL = "its 95\N{NO-BREAK SPACE}% interval"
 _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
+_METRICS = {
+    "accuracy": ("Accuracy", "pictures called rightly"),
+    "error_rate": ("Error rate", "pictures called wrongly"),
+    "top_5": ("Top 5", "truth among the five most probable"),
+    "balanced_accuracy": ("Balanced accuracy", "mean recall: every class counts the same"),
+    "macro_precision": ("Precision", "mean over the classes"),
+    "macro_recall": ("Recall", "mean over the classes"),
+    "macro_f1": ("F1", "mean over the classes"),
+    "f2": ("F2", "recall counts twice"),
+    "log_loss": ("Log loss", "lower is better; punishes being sure and wrong"),
+    "brier": ("Brier score", "lower is better; squared error of the probabilities"),
+    "expected_calibration_error": ("Calibration error", "lower is better; how far sure and right differ"),
+    "roc_auc": ("ROC AUC", "0.5 is chance, 1 is perfect ranking"),
+    "average_precision": ("Average precision", "area under precision over recall"),
+    "cohen_kappa": ("Cohen's kappa", "agreement beyond chance"),
+    "matthews": ("Matthews correlation", "0 is chance, 1 is perfect"),
+}
+_SHARES = {
+    "accuracy",
+    "error_rate",
+    "top_5",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "expected_calibration_error",
+}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -99,6 +129,42 @@ def wrong_in_words(accuracy: float) -> str:
 def visible(text: str) -> str:
     """Return a name with its control characters, lone surrogates and line breaks spelled out."""
     return "".join(_spelled(letter) for letter in str(text))
+
+
+def plain(value: object) -> str:
+    """Return a setting as people read it: sizes as `224 × 224`, yes and no, a dash for nothing."""
+    if value is None or value == "":
+        return NO_FIGURE
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(each, int) for each in value):
+        return f"{value[0]} × {value[1]}"
+    return visible(json.dumps(value, ensure_ascii=False))
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a metric as people write it."""
+    return _METRICS.get(name, (name.replace("_", " ").capitalize(), ""))[0]
+
+
+def metric_meaning(name: str) -> str:
+    """Return what a metric means, in a few words; empty for one that is not known."""
+    return _METRICS.get(name, ("", ""))[1]
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """Return a metric's value, as a percentage where it is a share."""
+    return percent(value) if name in _SHARES else number(value)
+
+
+def metric_range(name: str, figure: Mapping[str, Any]) -> str:
+    """Return a metric's interval, as percentages where it is a share."""
+    write = percent_range if name in _SHARES else number_range
+    return write(figure.get("low"), figure.get("high"))
 
 
 def _spelled(letter: str) -> str:

@@ -1,0 +1,261 @@
+"""The learner: the frozen line, precompute, the verbs, and what they leave behind."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from headstart import augment
+from headstart.errors import ConfigError, UsageError
+from headstart.imagedata import ImageData
+from headstart.learner import Learner
+from headstart.training import Phase, Settings, constant
+
+SIZE = 32
+ARCH = "test_resnet"
+
+
+@pytest.fixture
+def data(make_folder) -> ImageData:
+    folder = make_folder({"cats": 12, "dogs": 12, "emus": 12}, height=40, width=48)
+    return ImageData.from_folder(folder, image_size=SIZE, batch_size=8, valid=0.25, threads=0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained body's stand-in: seeded weights in timm's naming."""
+    from headstart.models import create_backbone
+    from headstart.storage import save_tensors
+
+    path = tmp_path_factory.mktemp("weights") / f"{ARCH}.safetensors"
+    save_tensors(path, create_backbone(ARCH, from_scratch=True, image_size=SIZE).module.state_dict())
+    return path
+
+
+@pytest.fixture
+def learner(data: ImageData, weights: Path) -> Learner:
+    return Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(precision="float32"))
+
+
+def digest(module: nn.Module) -> str:
+    content = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        content.update(name.encode() + tensor.detach().numpy().tobytes())
+    return content.hexdigest()
+
+
+def test_a_pretrained_body_starts_frozen_and_one_from_scratch_does_not(data, weights) -> None:
+    assert Learner(data, ARCH, weights=weights, callbacks=()).model.frozen_line > 0
+    assert Learner(data, ARCH, from_scratch=True, callbacks=()).model.frozen_line == 0
+
+
+def test_training_the_head_leaves_every_bit_of_the_body_alone(learner: Learner) -> None:
+    body, head = digest(learner.model.backbone), digest(learner.model.head)
+    learner.fit(1, 1e-2)
+    assert digest(learner.model.backbone) == body
+    assert digest(learner.model.head) != head
+
+
+def test_an_unfrozen_body_changes(learner: Learner) -> None:
+    body = digest(learner.model.backbone)
+    learner.unfreeze()
+    learner.fit(1, 1e-3)
+    assert digest(learner.model.backbone) != body
+
+
+def test_precompute_trains_the_same_head_and_the_same_run(learner: Learner) -> None:
+    cached = learner.precompute()
+    cached.fit_one_cycle(2, 1e-2)
+    assert cached.model is learner.model
+    assert len(learner.run.history) == 2
+    assert learner.run.step == 2 * len(learner.data.source("train"))
+
+
+def test_precompute_equals_training_without_augmentation(data, weights) -> None:
+    plain = data.with_options(augmentation=augment.none())
+
+    def head_after(cached: bool) -> np.ndarray:
+        made = Learner(plain, ARCH, weights=weights, callbacks=(), settings=Settings(optimizer="sgd"))
+        made.run_phase(Phase("head", 1, constant(), learning_rate=1e-2, augment=False, precompute=cached))
+        return made.model.head.weight.detach().numpy()
+
+    assert np.allclose(head_after(True), head_after(False), atol=1e-6)
+
+
+def test_the_line_cannot_move_below_cached_activations(learner: Learner) -> None:
+    cached = learner.precompute()
+    with pytest.raises(UsageError, match="below the cached activations"):
+        cached.unfreeze()
+    assert learner.model.frozen_line == learner.model.head_stage
+
+
+def test_precompute_refuses_where_nothing_is_frozen_or_batch_norm_trains(learner: Learner) -> None:
+    learner.model.frozen_batch_norm = "train"
+    with pytest.raises(UsageError, match="batch norm"):
+        learner.precompute()
+    learner.model.frozen_batch_norm = "eval"
+    learner.unfreeze()
+    with pytest.raises(UsageError, match="nothing is frozen"):
+        learner.precompute()
+
+
+def test_activations_are_computed_anew_once_the_body_has_changed(learner: Learner) -> None:
+    before = learner.activations("valid")
+    assert learner.activations("valid") is before
+    learner.unfreeze()
+    learner.fit(1, 1e-2)
+    learner.freeze()
+    after = learner.activations("valid")
+    assert before is not None
+    assert after is not None
+    assert not np.allclose(before.features, after.features)
+
+
+def test_predictions_are_the_same_on_either_side_of_the_line(learner: Learner) -> None:
+    frozen = learner.predictions("valid").logits
+    learner.unfreeze()
+    assert np.allclose(frozen, learner.predictions("valid").logits, atol=1e-4)
+
+
+def test_lr_find_leaves_weights_optimiser_and_random_state_alone(learner: Learner) -> None:
+    learner.unfreeze()
+    learner.fit(1, 1e-3)
+    before = (digest(learner.model), torch.random.get_rng_state(), np.random.get_state()[1].tobytes())
+    optimizer = learner.run.optimizer
+    assert optimizer is not None
+    moments = [value["exp_avg"].clone() for value in optimizer.state.values()]
+    learner.lr_find(iterations=12)
+    assert digest(learner.model) == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert np.random.get_state()[1].tobytes() == before[2]
+    assert learner.run.optimizer is optimizer
+    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, optimizer.state.values(), strict=True))
+    learner.fit(1, 1e-3)
+    assert digest(learner.model) != before[0], "the comparison must see a change"
+
+
+def test_the_probe_initialises_the_head_exactly(learner: Learner) -> None:
+    probe = learner.fit_probe()
+    valid = learner.activations("valid")
+    assert valid is not None
+    assert np.allclose(probe.logits(valid.features), learner.predictions("valid").logits, atol=1e-4)
+
+
+def test_fine_tune_freezes_then_trains_everything(learner: Learner) -> None:
+    learner.fine_tune(1, 1e-3)
+    names = [row["name"] for row in learner.run.history]
+    assert names == ["fit_one_cycle", "fit_one_cycle"]
+    assert learner.model.frozen_line == 0
+    rates = learner.run.history[-1]["rates"]
+    assert len(rates) == len(learner.model.group_starts)
+    assert rates[0] < rates[-1]
+
+
+def test_sgdr_runs_the_sum_of_its_cycles(learner: Learner) -> None:
+    learner.fit_sgdr(2, 1e-3, cycle_len=1, cycle_mult=2)
+    assert len(learner.run.history) == 3
+
+
+def test_a_wrong_number_of_rates_is_refused(learner: Learner) -> None:
+    with pytest.raises(UsageError, match="2 learning rates for 3"):
+        learner.fit(1, [1e-3, 1e-2])
+
+
+def test_progressive_resizing_goes_on_with_the_same_weights(learner: Learner) -> None:
+    learner.set_data(learner.data.resize(48))
+    assert learner.data.source("train").epoch(0).__next__().inputs.shape[1:3] == (48, 48)
+    learner.fit(1, 1e-3)
+    assert learner.validate()["accuracy"] >= 0
+
+
+def test_other_classes_are_refused(learner: Learner, make_folder) -> None:
+    other = ImageData.from_folder(make_folder({"a": 4, "b": 4}, name="other"), image_size=SIZE, threads=0)
+    with pytest.raises(UsageError, match="3 classes"):
+        learner.set_data(other)
+
+
+def test_save_and_load_bring_back_every_bit(learner: Learner, data, weights, tmp_path: Path) -> None:
+    learner.fit(1, 1e-2)
+    saved = digest(learner.model)
+    learner.save(tmp_path / "checkpoint")
+    learner.fit(1, 1e-2)
+    assert digest(learner.model) != saved
+    learner.load(tmp_path / "checkpoint")
+    assert digest(learner.model) == saved
+    again = Learner(data, ARCH, weights=weights, callbacks=())
+    again.load(tmp_path / "checkpoint")
+    assert digest(again.model) == saved
+
+
+def test_an_altered_checkpoint_is_refused(learner: Learner, tmp_path: Path) -> None:
+    learner.fit(1, 1e-2)
+    saved = learner.save(tmp_path / "checkpoint")
+    file = saved / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigError):
+        learner.load(tmp_path / "checkpoint")
+
+
+def test_export_gives_a_bundle_that_predicts_the_same(learner: Learner, tmp_path: Path) -> None:
+    import headstart
+
+    learner.fit(1, 1e-2)
+    expected = learner.predictions("valid")
+    bundle = learner.export(tmp_path / "model")
+    files = [learner.data.samples.file(int(row)) for row in expected.index]
+    got = headstart.load(bundle).predict(files)
+    assert np.allclose(got.probabilities, expected.probabilities, atol=1e-6)
+
+
+def test_any_module_is_a_body(data: ImageData) -> None:
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
+    learner = Learner(data, body, from_scratch=True, callbacks=())
+    learner.fit(1, 1e-3)
+    assert len(learner.model.group_starts) == 2
+    assert learner.predictions("valid").logits.shape == (len(data.rows("valid")), 3)
+
+
+def test_tta_averages_the_views_that_the_augmentation_allows(learner: Learner) -> None:
+    views = [learner.predictions("valid", view).probabilities for view in learner.data.views]
+    assert len(views) == 2
+    assert np.allclose(learner.tta("valid").probabilities, np.mean(views, 0), atol=1e-6)
+
+
+def test_interpret_names_mistakes(learner: Learner) -> None:
+    found = learner.interpret()
+    assert found.confusion_matrix().sum() == len(learner.data.rows("valid"))
+
+
+def test_the_same_seed_gives_the_same_training(data, weights) -> None:
+    def losses() -> list[float]:
+        made = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(seed=3))
+        made.unfreeze()
+        made.fit_one_cycle(1, 1e-3)
+        return list(made.run.history[-1]["batch_losses"])
+
+    assert losses() == losses()
+
+
+def test_a_batch_larger_than_the_training_set_and_a_last_batch_of_one_train(make_folder, weights) -> None:
+    folder = make_folder({"a": 6, "b": 6}, name="small")
+    for batch_size in (64, 4):
+        data = ImageData.from_folder(folder, image_size=SIZE, batch_size=batch_size, valid=0.25, threads=0)
+        learner = Learner(data, ARCH, weights=weights, callbacks=())
+        learner.unfreeze()
+        learner.fit(1, 1e-3)
+        seen = sum(len(batch) for batch in data.source("train").epoch(0))
+        assert seen == len(data.rows("train"))
+
+
+def test_an_unknown_device_and_metric_are_refused(data) -> None:
+    with pytest.raises(UsageError, match="cannot be used"):
+        Learner(data, ARCH, from_scratch=True, device="cuda:93")
+    with pytest.raises(UsageError):
+        Learner(data, ARCH, from_scratch=True, metrics=("acuracy",))
