@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,15 @@ from headstart.augment.warp import Interpolation, Policy
 from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
 from headstart.data import audit as audit_pictures
 from headstart.errors import DataError, UsageError
+from headstart.models import FeatureCache, TensorSource, materialise
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from headstart.models import Engine
+
+INTERPOLATIONS = get_args(Interpolation)
 SPLITS = ("train", "valid", "test")
 OnProgress = Callable[[int, int], None]
 
@@ -231,6 +235,33 @@ class ImageData:
             threads=self.threads,
         )
 
+    def activations(
+        self,
+        split: str,
+        engine: Engine,
+        identity: str,
+        *,
+        prepare: Prepare | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> TensorSource:
+        """Return what `engine` gives for each picture of a split: computed once, then kept on disk.
+
+        `identity` names the weights and the line that the engine was made from; with it, the contents
+        of the pictures and the view make up the key, so nothing stale is ever found.
+        """
+        view = prepare or self.evaluation
+        rows, hashes = self.rows(split), self.content_keys(split)
+        store = FeatureCache()
+        key = store.key(hashes, view.key, f"{identity} {engine.name}")
+        known = store.load(key) if hashes else None
+        if known is None:
+            known = materialise(self.source(split, prepare=view), engine, on_progress)
+            if hashes:
+                store.store(key, known)
+        # Labels are not part of the key: pictures may have moved to other classes since.
+        targets = self.samples.labels[rows].astype(known[1].dtype)
+        return TensorSource(known[0], targets, rows, batch_size=self.batch_size, seed=self.seed)
+
     def resize(self, image_size: int | str | Size) -> ImageData:
         """Return the same data at another size; decodes again only where more pixels are needed."""
         size = parse_size(image_size)
@@ -240,8 +271,13 @@ class ImageData:
         """Return the same pictures and split with other fields, as `dataclasses.replace` does."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
-    def for_weights(self, crop_fraction: float, interpolation: Interpolation) -> ImageData:
-        """Return the same data, cut to size as the pretrained weights ask for."""
+    def for_weights(self, crop_fraction: float, interpolation: str) -> ImageData:
+        """Return the same data, cut to size as the pretrained weights ask for.
+
+        A filter that is not known here (`random`, say) leaves the one that is set.
+        """
+        if interpolation not in INTERPOLATIONS:
+            interpolation = self.interpolation
         if (crop_fraction, interpolation) == (self.crop_fraction, self.interpolation):
             return self
         cache = self._cache_for(self.image_size, crop_fraction)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.errors import UsageError
 from headstart.evaluation import Predictions
 from headstart.types import Batch, BatchSource
 
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
     from headstart.data import Samples
 
 Forward = Callable[[Batch], NDArray[np.float32]]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of that name; `auto` takes the first of cuda, mps, xpu and cpu there is.
+
+    Raises `UsageError` when the device is unknown or not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        if torch.xpu.is_available():
+            return torch.device("xpu")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(
+            f"the device {name!r} cannot be used: {reason}", "use --device cpu, or auto"
+        ) from error
+    return device
 
 
 def to_device(batch: Batch, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +120,7 @@ def predictions_of(samples: Samples, rows: NDArray[np.int64], logits: NDArray[np
         task=samples.task,
         targets=labels if known else None,
         paths=tuple(samples.paths[row] for row in rows),
-        split=tuple(str(samples.split[row]) for row in rows),
+        split=samples.split[rows],
         index=np.asarray(rows, np.int64),
     )
 

@@ -13,17 +13,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import Interpretation, Interval, Predictions, average, interval, measure, metric
 from headstart.imagedata import ImageData
-from headstart.inference import module_forward, predict_samples
+from headstart.inference import choose_device, module_forward, predict_samples
 from headstart.models import (
     ActivationSource,
     Classifier,
@@ -31,7 +29,6 @@ from headstart.models import (
     create_classifier,
     fit_probe,
     frozen_engine,
-    materialise,
     weights_identity,
 )
 from headstart.training import (
@@ -68,30 +65,6 @@ OnProgress = Callable[[int, int], None]
 
 # Activations of a split that take more than this are computed again in each epoch.
 ACTIVATION_BYTES = 2 * 2**30
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; `auto` takes the first of cuda, mps, xpu and cpu there is.
-
-    Raises `UsageError` when the device is unknown or not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        if torch.backends.mps.is_available():
-            return torch.device("mps")
-        if torch.xpu.is_available():
-            return torch.device("xpu")
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UsageError(
-            f"the device {name!r} cannot be used: {reason}", "use --device cpu, or auto"
-        ) from error
-    return device
 
 
 @dataclass
@@ -253,13 +226,15 @@ class Learner:
         view = prepare or self.data.evaluation
         key = (*self._key(), split, view.key, self.data.samples.fingerprint())
         if key not in self._known.sources:
-            source = self.data.source(split, prepare=view)
-            if self.model.activation_bytes(self.data.image_size) * source.sample_count > ACTIVATION_BYTES:
+            each = self.model.activation_bytes(self.data.image_size)
+            if each * len(self.data.rows(split)) > ACTIVATION_BYTES:
                 return None
-            self._known.sources[key] = TensorSource(
-                *materialise(source, self.engine(), on_progress),
-                batch_size=self.data.batch_size,
-                seed=self.data.seed,
+            identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
+            line = self.model.frozen_line
+            if line != self.model.head_stage:
+                identity = f"{identity} line {line}"
+            self._known.sources[key] = self.data.activations(
+                split, self.engine(), str(identity), prepare=view, on_progress=on_progress
             )
         return self._known.sources[key]
 
@@ -390,9 +365,7 @@ class Learner:
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts
         at = max(group for group, start in enumerate(starts) if start <= self.model.frozen_line)
-        self.run_phase(
-            Phase(name, epochs, schedule, learning_rate=tuple(self._rates(rates)), frozen_to=at)
-        )
+        self.run_phase(Phase(name, epochs, schedule, learning_rate=tuple(self._rates(rates)), frozen_to=at))
 
     def fit(self, epochs: int, rates: RateSpec) -> None:
         """Train with constant rates."""

@@ -170,9 +170,7 @@ def test_weights_that_do_not_fit_name_the_keys(make_folder, weights, tmp_path, c
     fails(capsys, [*arguments, "--quiet", "--out", str(tmp_path / "r")], 78, "conv_stem")
 
 
-def test_no_network_for_weights_gives_the_three_ways_out(
-    make_folder, tmp_path, capsys, monkeypatch
-) -> None:
+def test_no_network_for_weights_gives_the_three_ways_out(make_folder, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("HEADSTART_WEIGHTS", raising=False)

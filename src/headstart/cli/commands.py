@@ -65,10 +65,13 @@ def _root(
 def _augmentation(name: str, max_zoom: float) -> Augmentation:
     from headstart import augment
 
-    presets = {"side-on": augment.side_on, "top-down": augment.top_down, "none": augment.none}
-    if name not in presets:
-        raise UsageError(f"--augment {name!r} is unknown", f"choose {', '.join(presets)}")
-    return augment.none() if name == "none" else presets[name](max_zoom=max_zoom)
+    if name == "side-on":
+        return augment.side_on(max_zoom=max_zoom)
+    if name == "top-down":
+        return augment.top_down(max_zoom=max_zoom)
+    if name == "none":
+        return augment.none()
+    raise UsageError(f"--augment {name!r} is unknown", "choose side-on, top-down or none")
 
 
 def _batch_size(text: str) -> int | str:
@@ -322,9 +325,7 @@ def lr_find(
     )
     from headstart.learner import Learner
 
-    learner = Learner(
-        data, arch, weights=weights, from_scratch=from_scratch, device=device, callbacks=()
-    )
+    learner = Learner(data, arch, weights=weights, from_scratch=from_scratch, device=device, callbacks=())
     if unfrozen:
         learner.unfreeze()
     found = learner.lr_find(slice(1e-2, 1.0) if unfrozen else 1.0, iterations=iterations)

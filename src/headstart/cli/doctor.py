@@ -18,7 +18,7 @@ def examine() -> dict[str, Any]:
     """Look at versions, devices, engines, caches and weights; nothing is downloaded or changed."""
     import torch
 
-    from headstart.learner import choose_device
+    from headstart.inference import choose_device
     from headstart.training import resolve_precision
 
     device = choose_device("auto")
@@ -70,7 +70,11 @@ def print_examination(found: dict[str, Any], *, as_json: bool) -> None:
     print(f"cache      {found['cache']}")
     print(f"hub        {found['hub']}")
     listed = ", ".join(found["weights_found"]) or "no .safetensors there"
-    setting = f"{found['weights_setting']}: {listed}" if found["weights_setting"] else "HEADSTART_WEIGHTS is not set"
+    setting = (
+        f"{found['weights_setting']}: {listed}"
+        if found["weights_setting"]
+        else "HEADSTART_WEIGHTS is not set"
+    )
     print(f"weights    {setting}")
     if found["hub"] != "reached" and not found["weights_found"]:
         print("           no pretrained weights can be reached: give --weights FILE, set HEADSTART_WEIGHTS,")

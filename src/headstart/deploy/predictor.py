@@ -20,12 +20,12 @@ from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.pictures import Item, Picture, items_of
 from headstart.errors import DataError, InputMissingError, UsageError
 from headstart.evaluation import Predictions, average, concatenate
-from headstart.inference import Forward, module_forward
+from headstart.inference import Forward, choose_device, module_forward
 from headstart.inference import predict as run_through
 from headstart.types import Batch, Pixels, Prepare
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
@@ -65,7 +65,7 @@ class Predictor:
         self.manifest = bundle.manifest
         self.batch_size = batch_size
         self._threads = max(1, thread_count(threads))
-        chosen = _device(device)
+        chosen = choose_device(device)
         self._forwards = [module_forward(model.to(chosen), chosen) for model in bundle.models]
 
     @property
@@ -188,22 +188,6 @@ class _Ready:
             inputs = np.stack(self._pictures[first : first + self._batch_size])
             index = np.arange(first, first + len(inputs))
             yield Batch(inputs=inputs, targets=np.full(len(inputs), -1), index=index)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UsageError(
-            f"the device {name!r} cannot be used: {reason}", "use --device cpu, or auto"
-        ) from error
-    return device
 
 
 def load_predictor(

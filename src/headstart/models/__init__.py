@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.models.backbones import Backbone, create_backbone, list_architectures
-    from headstart.models.classifier import Classifier, Part, create_classifier
+    from headstart.models.classifier import Classifier, create_classifier
     from headstart.models.engine import (
         EagerEngine,
         Engine,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from headstart.models.features import ActivationSource, FeatureCache, TensorSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
+    from headstart.models.parts import Part
     from headstart.models.probe import Probe, fit_probe
     from headstart.models.stages import Stage, cut
     from headstart.models.weights import (
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backbones": ("Backbone", "create_backbone", "list_architectures"),
-    "classifier": ("Classifier", "Part", "create_classifier"),
+    "classifier": ("Classifier", "create_classifier"),
     "engine": ("EagerEngine", "Engine", "GraphFacts", "OnnxEngine", "cached_engine", "frozen_engine"),
     "features": ("ActivationSource", "FeatureCache", "TensorSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
+    "parts": ("Part",),
     "probe": ("Probe", "fit_probe"),
     "stages": ("Stage", "cut"),
     "weights": ("WeightsSource", "cached_architectures", "find_weights", "weights_identity"),

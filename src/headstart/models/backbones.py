@@ -233,6 +233,22 @@ def _try(backbone: Backbone, forward: Callable[[torch.Tensor], object]) -> objec
             raise _cannot_take(backbone.arch, backbone.image_size, error) from error
 
 
+def memory_format_of(backbone: Backbone) -> torch.memory_format:
+    """Return channels-last, which convolutions are fastest in, unless the body cannot take it.
+
+    Many a hand-written network flattens by `view`, which only contiguous memory allows.
+    """
+    if backbone.weights.kind != "module":
+        return torch.channels_last
+    picture = example_picture(backbone).to(memory_format=torch.channels_last)
+    with evaluating(backbone.module), torch.no_grad():
+        try:
+            backbone.module(picture)
+        except RuntimeError:
+            return torch.contiguous_format
+    return torch.channels_last
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module in evaluation mode for a while; afterwards every part is in the mode it was in."""

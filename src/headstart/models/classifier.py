@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,10 +21,12 @@ from headstart.models.backbones import (
     evaluating,
     example_features,
     example_picture,
+    memory_format_of,
     resized,
     seeded,
 )
-from headstart.models.heads import concat_pool, course_head, linear_head
+from headstart.models.heads import concat_pool, make_head
+from headstart.models.parts import Part
 from headstart.models.stages import Stage, cut
 from headstart.types import Size, parse_size
 
@@ -42,7 +45,8 @@ class Classifier(nn.Module):
 
     Everything below `frozen_line` (a stage number) is constant: its parameters take no gradient and
     its modules stay in evaluation mode. Groups are contiguous runs of stages; rates and `freeze_to`
-    count groups.
+    count groups. `memory_format` is the one that its body is fastest in and can take, for
+    `.to(memory_format=…)`.
     """
 
     pixel_mean: torch.Tensor
@@ -56,6 +60,12 @@ class Classifier(nn.Module):
         # Known from the architecture, so not part of the state.
         for name, values in (("pixel_mean", backbone.mean), ("pixel_std", backbone.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        # What the architecture holds fixed (sine positions, say); a user's own body may come frozen.
+        self._constants = frozenset(
+            f"backbone.{name}"
+            for name, parameter in self.backbone.named_parameters()
+            if not parameter.requires_grad and backbone.weights.kind != "module"
+        )
         self.frozen_line = 0
         self._frozen_batch_norm = "eval"
         self._fixed_batch_norm = False
@@ -72,6 +82,7 @@ class Classifier(nn.Module):
             pool = partial(_pool, channels_last=self.info.channels_last)
             features = pool(self.backbone, features)
             self.stages.append(Stage("pool", pool, (), output=tuple(features.shape[1:])))
+        self.memory_format = memory_format_of(body)
         self.feature_count = features.shape[1]
         self.head_stage = len(self.stages)
         self.stages.append(Stage("head", _run_head, ("",)))
@@ -141,10 +152,19 @@ class Classifier(nn.Module):
         ]
 
     def activation_shape(self, line: int | None = None, size: Size | None = None) -> tuple[int, ...]:
-        """Return the shape, without the batch, of what enters stage `line` (default: the frozen line)."""
+        """Return the shape, without the batch, of what enters stage `line` (default: the frozen line).
+
+        Raises `UsageError` when the body does not take pictures of `size`.
+        """
         size = size or self.image_size
         if size not in self._shapes:
-            self._shapes[size] = self._measure(size)
+            try:
+                self._shapes[size] = self._measure(size)
+            except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+                raise UsageError(
+                    f"{self.arch} is set to pictures of {self.image_size} and does not take {size}",
+                    "call set_image_size first",
+                ) from error
         return self._shapes[size][self.frozen_line if line is None else line]
 
     def _measure(self, size: Size) -> list[tuple[int, ...]]:
@@ -164,7 +184,8 @@ class Classifier(nn.Module):
 
     def standardise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels of 0 … 255 as the body expects them."""
-        return (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        values = (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        return values.contiguous(memory_format=self.memory_format)
 
     def run_stages(self, values: torch.Tensor, first: int, last: int) -> torch.Tensor:
         """Run the stages `first` … `last` - 1; those from stage 0 on take standardised pixels."""
@@ -205,8 +226,8 @@ class Classifier(nn.Module):
         self.frozen_line = line
         for parameter in self.stage_parameters(0, line).values():
             parameter.requires_grad_(False)
-        for parameter in self.stage_parameters(line, len(self.stages)).values():
-            parameter.requires_grad_(True)
+        for name, parameter in self.stage_parameters(line, len(self.stages)).items():
+            parameter.requires_grad_(name not in self._constants)
         if self._frozen_batch_norm == "train":
             for module in self._batch_norms(0, line):
                 module.requires_grad_(True)
@@ -286,6 +307,8 @@ class Classifier(nn.Module):
         wanted = parse_size(size)
         if wanted != self.image_size:
             line = self.frozen_line
+            # On a copy first, so that a size that cannot be taken leaves everything as it was.
+            example_features(resized(replace(self.info, module=copy.deepcopy(self.backbone)), wanted))
             body = resized(replace(self.info, module=self.backbone), wanted)
             self.info = replace(body, module=nn.Identity())
             self._cut()
@@ -334,37 +357,6 @@ class Classifier(nn.Module):
         features = torch.zeros(1, *self.activation_shape(self.head_stage), device=self.pixel_mean.device)
         with evaluating(self.head), torch.no_grad():
             return int(self.head(features).shape[1])
-
-
-class Part(nn.Module):
-    """A run of a classifier's stages that shares its parameters; made by `lower` and `upper`."""
-
-    def __init__(self, classifier: Classifier, first: int, last: int) -> None:
-        super().__init__()
-        # In a tuple, so that the classifier does not become a child and its parameters ours.
-        self._whole = (classifier,)
-        self._first, self._last = first, last
-        for name, module in classifier.stage_modules(first, last).items():
-            self.add_module(name.replace(".", "_"), module)
-        held = {id(parameter) for parameter in self.parameters()}
-        for name, parameter in classifier.stage_parameters(first, last).items():
-            if id(parameter) not in held:
-                self.register_parameter(name.replace(".", "_"), parameter)
-        self.training = classifier.training
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Run the stages: from pixels in 0 … 255 for a lower part, from activations for an upper one."""
-        whole = self._whole[0]
-        if self._first == 0:
-            values = whole.standardise(values)
-        return whole.run_stages(values, self._first, self._last)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch the shared stages; what lies below the frozen line stays in evaluation."""
-        super().train(mode)
-        if mode:
-            self._whole[0].hold_modes()
-        return self
 
 
 def _pool(body: nn.Module, features: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
@@ -423,17 +415,5 @@ def create_classifier(
         body = resized(body, parse_size(image_size))
     classifier = Classifier(body, nn.Identity(), groups=groups)
     with seeded(seed):
-        classifier.head = _make_head(head, classifier.feature_count, class_count, hidden, ps)
+        classifier.head = make_head(head, classifier.feature_count, class_count, hidden=hidden, ps=ps)
     return classifier
-
-
-def _make_head(
-    head: str | nn.Module, feature_count: int, class_count: int, hidden: Sequence[int], ps: float
-) -> nn.Module:
-    if isinstance(head, nn.Module):
-        return head
-    if head == "linear":
-        return linear_head(feature_count, class_count)
-    if head == "course":
-        return course_head(feature_count, class_count, hidden=hidden, ps=ps)
-    raise UsageError(f"there is no head {head!r}", "heads are 'linear' and 'course', or a module")

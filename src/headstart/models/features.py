@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,14 @@ from numpy.typing import NDArray
 
 from headstart.errors import ConfigError, HeadstartError, UsageError
 from headstart.models.engine import Engine
+from headstart.models.pruning import drop_least_recent, mark_used
 from headstart.storage import cache_dir, content_key, load_arrays, save_arrays
 from headstart.types import Batch, BatchSource, World
 
 Features = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]
 """(features, targets, index): float32 activations, targets and row numbers, row by row."""
+
+_WORD = 2**64 - 1
 
 
 class ActivationSource:
@@ -72,7 +74,7 @@ def materialise(
 
 
 class TensorSource:
-    """Batches over arrays in memory, by the rules of the picture loader.
+    """Batches over arrays in memory, in the same order and batches as the picture loader's.
 
     `features` (rows, …), `targets` (rows,) or (rows, classes), `index` (rows,). The order is a pure
     function of `seed` and the epoch; over the processes of `world` every row comes once. A last
@@ -114,26 +116,33 @@ class TensorSource:
     @property
     def sample_count(self) -> int:
         """The number of samples in an epoch of this process."""
-        return len(range(self._world.rank, len(self.index), self._world.size))
+        return int(self._mine().sum())
 
-    def _starts(self) -> list[int]:
-        starts = list(range(0, self.sample_count, self._batch_size))
-        if len(starts) > 1 and self.sample_count - starts[-1] == 1:
-            starts.pop()
-        return starts
+    def _mine(self) -> NDArray[np.bool_]:
+        """Which places of an epoch's order are this process's: neighbours 2k, 2k+1 go together."""
+        return np.equal((np.arange(len(self.index)) // 2) % self._world.size, self._world.rank)
+
+    def _bounds(self) -> list[int]:
+        """Where batches begin and end; batch norm cannot learn from a last batch of one."""
+        count = self.sample_count
+        bounds = list(range(0, count, self._batch_size))
+        if len(bounds) > 1 and self._batch_size > 1 and count - bounds[-1] == 1:
+            bounds.pop()
+        return [*bounds, count] if count else [0]
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return len(self._starts())
+        return len(self._bounds()) - 1
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` in order, from batch number `start` on."""
         order = np.arange(len(self.index))
         if self._shuffle:
-            order = np.random.default_rng([self._seed, epoch]).permutation(len(self.index))
-        order = order[self._world.rank :: self._world.size]
-        starts = self._starts()
-        for first, last in list(zip(starts, [*starts[1:], len(order)], strict=True))[start:]:
+            # A bit generator's raw stream is fixed by NumPy's promise; `permutation` is not.
+            key = np.array([self._seed & _WORD, epoch & _WORD], np.uint64)
+            order = np.argsort(np.random.Philox(key=key).random_raw(len(order)), kind="stable")
+        order = order[self._mine()]
+        for first, last in list(itertools.pairwise(self._bounds()))[start:]:
             rows = order[first:last]
             yield Batch(self.features[rows], self.targets[rows], self.index[rows])
 
@@ -167,8 +176,7 @@ class FeatureCache:
                 return None
         except (ConfigError, HeadstartError, KeyError):
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)  # so that what is used stays longest
+        mark_used(path)
         return features
 
     def store(self, key: str, features: Features) -> None:
@@ -178,23 +186,10 @@ class FeatureCache:
         if sum(array.nbytes for array in arrays.values()) > self._budget_bytes:
             return
         save_arrays(self._path(key), arrays | {"checksum": _checksum(features)})
-        self._prune()
+        drop_least_recent(self.folder, self._budget_bytes)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
-
-    def _prune(self) -> None:
-        with contextlib.suppress(OSError):  # another process may be pruning, too
-            files = sorted(
-                ((file.stat(), file) for file in self.folder.glob("*.safetensors")),
-                key=lambda entry: entry[0].st_mtime_ns,
-                reverse=True,
-            )
-            held = 0
-            for status, file in files:
-                held += status.st_size
-                if held > self._budget_bytes:
-                    file.unlink(missing_ok=True)
 
 
 def _checksum(features: Features) -> NDArray[np.uint8]:

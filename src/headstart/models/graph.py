@@ -27,7 +27,7 @@ class _FromPixels(nn.Module):
         self.part = part
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        activations: torch.Tensor = self.part(pixels.float().permute(0, 3, 1, 2))
+        activations: torch.Tensor = self.part(pixels.permute(0, 3, 1, 2))
         return activations
 
 

@@ -56,3 +56,24 @@ def course_head(
         if not is_last:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
+
+
+def make_head(
+    head: str | nn.Module,
+    feature_count: int,
+    class_count: int,
+    *,
+    hidden: Sequence[int] = (512,),
+    ps: float = 0.5,
+) -> nn.Module:
+    """Return the head of that name, `linear` or `course`; a module is returned as it is.
+
+    Raises `UsageError` for another name.
+    """
+    if isinstance(head, nn.Module):
+        return head
+    if head == "linear":
+        return linear_head(feature_count, class_count)
+    if head == "course":
+        return course_head(feature_count, class_count, hidden=hidden, ps=ps)
+    raise UsageError(f"there is no head {head!r}", "heads are 'linear' and 'course', or a module")

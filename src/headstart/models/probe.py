@@ -8,7 +8,7 @@ How it is made fast: the rows are rotated into the space that they span (nothing
 penalty), whose axes carry the eigenvalues of the Gram matrix. Scaled by them, the curvature of the
 loss is bounded by one in every direction, so accelerated gradient descent (Nesterov 1983, with the
 restarts of O'Donoghue & Candès 2015) runs with step one and no line search, for all folds at once.
-Measured on two cores: 640 × 2560, five classes, 0.9 s with the sweep.
+Measured on two cores, with the sweep: 800 × 2560 in five classes 0.4 s, 1000 × 2560 in 120 classes 4 s.
 """
 
 from __future__ import annotations
@@ -69,10 +69,9 @@ def fit_probe(
     and a bias that makes it less likely than one row of the others would. Raises `UsageError` for
     arrays that do not match, targets outside 0 … class_count - 1, and features that are not finite.
     """
-    rows = np.asarray(features, np.float32)
-    rows = rows.reshape(len(rows), -1)
-    labels = np.asarray(targets)
+    rows, labels = np.asarray(features, np.float32), np.asarray(targets)
     _check(rows, labels, class_count)
+    rows = rows.reshape(len(rows), -1)
     present, codes = np.unique(labels, return_inverse=True)
     mean = rows.mean(0, dtype=np.float64)
     spread = rows.std(0, dtype=np.float64)

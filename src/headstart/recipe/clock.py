@@ -1,8 +1,7 @@
-"""Wall time: since the process began, and against a budget."""
+"""Durations: read, spoken, and held against a budget."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 
@@ -23,20 +22,6 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"a duration of {text!r} leaves no time", "write for example 90s, 10m or 1h30m")
     return seconds
-
-
-def process_age() -> float:
-    """Return the seconds since this process was started, imports included."""
-    try:
-        with open("/proc/self/stat", "rb") as stream:
-            started = float(stream.read().rpartition(b")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    except (OSError, AttributeError, ValueError):
-        # Elsewhere: since this module was imported, near the start of every command.
-        return time.monotonic() - _IMPORTED
-
-
-_IMPORTED = time.monotonic()
 
 
 class Clock:

@@ -72,7 +72,14 @@ def _figures(predictions: Predictions) -> dict[str, Interval]:
     if predictions.task is Task.MULTI_LABEL:
         names = ["f2", "macro_f1", "log_loss"]
     else:
-        names = ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "brier", "expected_calibration_error"]
+        names = [
+            "accuracy",
+            "balanced_accuracy",
+            "macro_f1",
+            "log_loss",
+            "brier",
+            "expected_calibration_error",
+        ]
         names += ["top_5"] if len(predictions.classes) > 10 else []
     return {name: interval(predictions, name) for name in names}
 
@@ -147,7 +154,9 @@ def _summary(
     policy: str | None,
 ) -> dict[str, Any]:
     data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
-    bad = [] if audit is None else [(audit.samples.paths[row], str(audit.codes[row])) for row in audit.bad_rows]
+    bad = (
+        [] if audit is None else [(audit.samples.paths[row], str(audit.codes[row])) for row in audit.bad_rows]
+    )
     spans = zip(model.group_starts, (*model.group_starts[1:], len(model.stages)), strict=True)
     tta = next((step for step in steps.steps if step.number == 9), None)
     return {

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.environment import process_seconds
 from headstart.errors import OutputError, StorageError
 from headstart.evaluation import Predictions
-from headstart.recipe.clock import process_age
 from headstart.storage import write_atomic, write_json
 from headstart.types import Pixels
 
@@ -49,7 +49,8 @@ class RunFolder:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 if not replace:
                     raise OutputError(
-                        f"{path} exists already", "choose another folder with --out, or replace it with --force"
+                        f"{path} exists already",
+                        "choose another folder with --out, or replace it with --force",
                     )
                 self._clear()
             path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,7 @@ class RunFolder:
 
     def history(self, **row: Any) -> None:
         """Append one row to history.jsonl, with the wall seconds since the process began."""
-        row["seconds"] = round(process_age(), 3)
+        row["seconds"] = round(process_seconds(), 3)
         self.rows.append(row)
         text = json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False)
         try:
@@ -91,7 +92,9 @@ class RunFolder:
         if scale < 1:
             size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
             picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 85))
+        _, data = cv2.imencode(
+            ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 85)
+        )
         write_atomic(self.path / name, data.tobytes())
 
     def save_figure(self, name: str, figure: Figure) -> None:

@@ -73,7 +73,9 @@ class TerminalNarrator(Narrator):
         line.append(f"  {result.seconds:.1f} s", "dim")
         self.console.print(line)
         if result.verdict is not None:
-            self.console.print(Text.assemble("    ", (result.verdict.kind, "bold"), f": {result.verdict.text}"))
+            self.console.print(
+                Text.assemble("    ", (result.verdict.kind, "bold"), f": {result.verdict.text}")
+            )
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[OnProgress]:

@@ -172,4 +172,3 @@ def _seconds_per_picture(engine: Any, data: ImageData) -> float:
     started = time.monotonic()
     engine(batch.inputs)
     return (time.monotonic() - started) / len(batch)
-

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from headstart.augment import Augmentation
 from headstart.errors import UsageError
-from headstart.evaluation import Gain, Interval, Predictions, calibrate, interval, paired
+from headstart.evaluation import Gain, Interval, Predictions, interval, paired
 from headstart.imagedata import ImageData
 from headstart.inference import predictions_of
-from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, materialise, weights_identity
+from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, weights_identity
 from headstart.recipe.clock import Clock, spoken
 from headstart.recipe.finish import finish
 from headstart.recipe.folder import RunFolder
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from headstart.training import FinderResult
 
 DEFAULT_RATE = 1e-3
-HIGHEST_RATE = 1e-2
+LOWEST_RATE = 1e-4
+HIGHEST_RATE = 3e-3
 BELOW_RISE = 5.0
 
 
@@ -122,11 +123,9 @@ class EightSteps:
             self.narrator.say("  preparing the frozen body (once for these weights and this size) …")
             self.data, engine = self.learner.data, self.learner.engine()
         sources = {}
-        for split in ("train", "valid", "test"):
-            if len(self.data.rows(split)):
-                with self.narrator.progress(f"looking at {split} pictures") as on_progress:
-                    features = materialise(self.data.source(split), engine, on_progress)
-                sources[split] = TensorSource(*features, batch_size=self.data.batch_size, seed=self.data.seed)
+        for split in ("train", "valid"):
+            with self.narrator.progress(f"looking at {split} pictures") as on_progress:
+                sources[split] = self.data.activations(split, engine, identity, on_progress=on_progress)
         train = sources["train"]
         fitted = fit_probe(train.features, train.targets, len(self.data.classes), seed=self.data.seed)
         self.probe_head = (fitted.weight, fitted.bias)
@@ -135,7 +134,6 @@ class EightSteps:
             for split, source in sources.items()
         }
         self.probe = predictions["valid"]
-        self.probe_test = predictions.get("test")
         self.probe_skill = self._skill(self.probe)
         metrics = self.measure(self.probe)
         self.record(
@@ -159,6 +157,12 @@ class EightSteps:
             **{self.metric: metrics[self.metric].value},
             time=time.monotonic() - started,
         )
+        if len(self.data.rows("test")):
+            # Only now: nobody waits for these, and nothing is chosen by them.
+            with self.narrator.progress("looking at test pictures") as on_progress:
+                sources["test"] = self.data.activations("test", engine, identity, on_progress=on_progress)
+            logits = fitted.logits(sources["test"].features)
+            self.probe_test = predictions_of(self.data.samples, sources["test"].index, logits)
         return engine, sources
 
     @property
@@ -234,9 +238,7 @@ class EightSteps:
         self.learner.unfreeze()
         count = sum(p.numel() for group in self.learner.model.parameter_groups() for p in group)
         self.record(
-            StepResult(
-                5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started
-            )
+            StepResult(5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started)
         )
 
     def _choose_ratio(self) -> float:
@@ -248,13 +250,13 @@ class EightSteps:
             why = f"frozen features alone go {self.probe_skill:.0%} of the way from guessing to perfect"
         else:
             ratio = 3.0
-            why = f"frozen features alone go only {self.probe_skill:.0%} of the way: the body must change more"
+            why = (
+                f"frozen features alone go only {self.probe_skill:.0%} of the way: the body must change more"
+            )
         reason = "Early layers see edges and colours, which any pictures share: they need the least change."
         self.narrator.step(6, "Lower rates for earlier groups", reason)
         outcome = f"each group at 1/{ratio:g} of the rate of the next ({why})"
-        self.record(
-            StepResult(6, "Lower rates", reason, None, outcome, time.monotonic() - started)
-        )
+        self.record(StepResult(6, "Lower rates", reason, None, outcome, time.monotonic() - started))
         return ratio
 
     def _find_rate(self, phase: Phase, ratio: float) -> Phase | None:
@@ -296,12 +298,12 @@ class EightSteps:
 
         From the probe's optimum the loss can often only rise; then the rate stays well below that.
         """
-        ceiling = HIGHEST_RATE if found.rises is None else min(HIGHEST_RATE, found.rises / BELOW_RISE)
-        if found.valley is not None and found.valley <= ceiling:
+        if found.valley is not None and LOWEST_RATE <= found.valley <= HIGHEST_RATE:
             return found.valley, "the valley of the curve"
         if found.rises is not None:
-            return ceiling, f"the loss rises from {found.rises:.1e} on, so a {BELOW_RISE:g}th of that"
-        return min(DEFAULT_RATE, ceiling), f"the default, since {found.note or 'the curve has no valley'}"
+            rate = min(HIGHEST_RATE, max(LOWEST_RATE, found.rises / BELOW_RISE))
+            return rate, f"the loss rises from {found.rises:.1e} on, so {rate / found.rises:.2g} of that"
+        return DEFAULT_RATE, f"the default, since {found.note or 'the curve has no valley'}"
 
     def _epoch_seconds(self, phase: Phase) -> float:
         """Measure a few steps, bit-exactly undone, and return how long an epoch will take."""
@@ -322,7 +324,9 @@ class EightSteps:
         while shorter.epochs * epoch_seconds > left and shorter.epochs > 1:
             shorter = shorter.scaled(max(1 / shorter.epochs, (shorter.epochs - 1) / shorter.epochs))
         if shorter.epochs * epoch_seconds > left:
-            self.narrator.say(f"  no time is left for {phase.name} ({spoken(epoch_seconds)} an epoch): skipped")
+            self.narrator.say(
+                f"  no time is left for {phase.name} ({spoken(epoch_seconds)} an epoch): skipped"
+            )
             return None
         self.narrator.say(
             f"  {phase.epochs} epochs would take {spoken(phase.epochs * epoch_seconds)}: "
@@ -393,10 +397,12 @@ class EightSteps:
         return max(0.0, (accuracy - chance) / (1 - chance))
 
     def measure(self, predictions: Predictions) -> dict[str, Interval]:
+        """Return the metric and the log loss, with their intervals."""
         names = dict.fromkeys((self.metric, "log_loss"))
         return {name: interval(predictions, name) for name in names}
 
     def figures(self, metrics: dict[str, Interval]) -> str:
+        """Return the metric and the log loss in words."""
         shown = metrics[self.metric]
         name = self.metric.replace("_", " ")
         return (
@@ -411,6 +417,7 @@ class EightSteps:
         return f"{self.figures(metrics)}; {change}: {tail}"
 
     def record(self, result: StepResult) -> None:
+        """Keep the result of a step, and tell it."""
         self.steps.append(result)
         self.narrator.outcome(result)
 

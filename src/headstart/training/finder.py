@@ -32,6 +32,9 @@ TAIL = 5
 FEWEST_POINTS = 10
 # Below this part of itself the loss has not moved enough to tell a good rate from a bad one.
 FLAT = 0.01
+# A head at the optimum of its own training pictures starts at a loss of next to nothing (5e-4), of
+# which four times is nothing still: below this loss no rise is counted as one.
+SMALL_LOSS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +107,9 @@ def lr_find(
     """Train `iterations` steps at rates from `start` to `end`, and put everything back.
 
     The rate grows by the same factor at each step; the search stops early when the loss is not
-    finite or, smoothed, above `stop_factor` times its best. `rates` gives the proportions between
-    the groups (see `group_rates`); the last group's rate is the one that is searched. Weights,
+    finite or, smoothed, above `stop_factor` times its best (taken as at least 0.1). `rates` gives
+    the proportions between the groups (see `group_rates`); the last group's rate is the one that is
+    searched. Weights,
     buffers, gradients, optimiser, modes and random states (Python, NumPy, torch) are bit by bit
     what they were, also after an error or Ctrl-C. Nothing is written to disk.
     """
@@ -130,7 +134,9 @@ def lr_find(
             value = batch_loss(run, network, loss, batch)
             tried.append(rate)
             losses.append(float(value.detach()))
-            if not math.isfinite(losses[-1]) or smoother.add(losses[-1]) > stop_factor * smoother.best:
+            if not math.isfinite(losses[-1]):
+                break
+            if smoother.add(losses[-1]) > stop_factor * max(smoother.best, SMALL_LOSS):
                 break
             optimizer.zero_grad()
             torch.autograd.backward(value)
@@ -180,7 +186,7 @@ def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
         used_rates, used = used_rates[: finite.argmin()], used[: finite.argmin()]
     names = ("valley", "steep", "minimum", "slide")
     if len(used) < FEWEST_POINTS:
-        note = f"only {len(losses)} of {iterations} steps were finite: start at a lower rate"
+        note = f"the loss left its course after {len(losses)} of {iterations} steps: start at a lower rate"
         return FinderResult(rates, losses, smoothed, dict.fromkeys(names), None, note)
     first_at = iterations // 10
     lowest_at = first_at + int(used.argmin())
@@ -217,7 +223,7 @@ def _why_not(used: Curve, error: float) -> str:
 
 def _rises(rates: Curve, smoothed: Curve, lowest_at: int, error: float) -> float | None:
     lowest = float(smoothed[lowest_at])
-    clearly = lowest + max(3 * error, 0.05 * abs(lowest))
+    clearly = lowest + max(3 * error, 0.05 * max(abs(lowest), SMALL_LOSS))
     above = np.flatnonzero(~(smoothed[lowest_at:] <= clearly))
     return float(rates[lowest_at + above[0]]) if len(above) else None
 

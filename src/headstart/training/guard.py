@@ -65,7 +65,6 @@ class Guard:
         fused = bool(run.optimizer.defaults.get("fused"))
         on_device = fused and torch.device(run.device).type == "cuda"
         self._deferred = on_device if deferred is None else deferred
-        self._forward = forward
         self._buffers = [
             buffer
             for module in forward.modules()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -11,9 +10,10 @@ from typing import Any, TypeAlias
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError
 from headstart.storage import write_atomic
-from headstart.training.names import unknown_name
-from headstart.training.schedules import Number, Schedule
-from headstart.types import Size, parse_size
+from headstart.training import values
+from headstart.training.schedules import Schedule
+from headstart.training.values import unknown_name
+from headstart.types import Size
 
 Rate: TypeAlias = float | slice | tuple[float, ...]
 """A learning rate as the course writes it: one number, `slice(low, high)`, `slice(high)`, or one a group."""
@@ -21,7 +21,6 @@ Rate: TypeAlias = float | slice | tuple[float, ...]
 SCHEMA = 1
 MAX_PLAN_BYTES = 256 * 2**10
 MAX_EPOCHS = 100_000
-_LARGEST = 2**63
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -288,12 +287,12 @@ def _parse_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{where} is not plain YAML: {first}", "see `headstart plan` for an example"
+            f"{where} is not plain YAML: {first}", "`headstart train --dry-run` shows what a plan says"
         ) from error
 
 
 def _plan_from_plain(content: Any) -> Plan:
-    table = _mapping(content, "a plan", ("headstart_plan", "settings", "phases"))
+    table = values.mapping(content, "a plan", ("headstart_plan", "settings", "phases"))
     if table.get("headstart_plan") != SCHEMA:
         raise ConfigError(f"headstart_plan must be {SCHEMA}", "is it a plan, and of this version?")
     phases = table.get("phases")
@@ -306,39 +305,39 @@ def _plan_from_plain(content: Any) -> Plan:
 
 
 def _settings_from_plain(content: Any) -> Settings:
-    table = _mapping(content, "settings", [item.name for item in fields(Settings)])
+    table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
     given: dict[str, Any] = {}
     for name, value in table.items():
         if name in ("optimizer", "precision"):
-            given[name] = _text(value, f"settings: {name}")
+            given[name] = values.text(value, f"settings: {name}")
         elif name == "gradient_clip" and value is None:
             given[name] = None
         elif name == "seed":
-            given[name] = _whole(value, "settings: seed")
+            given[name] = values.whole(value, "settings: seed")
         else:
-            given[name] = float(_number(value, f"settings: {name}"))
+            given[name] = float(values.number(value, f"settings: {name}"))
     return Settings(**given)
 
 
 def _phase_from_plain(content: Any, where: str) -> Phase:
-    table = _mapping(content, where, [item.name for item in fields(Phase)])
+    table = values.mapping(content, where, [item.name for item in fields(Phase)])
     given: dict[str, Any] = {"name": where}
     for name, value in table.items():
         place = f"{where}: {name}"
         if value is None:
             continue
         if name in ("name", "reason"):
-            given[name] = _text(value, place)
+            given[name] = values.text(value, place)
         elif name in ("epochs", "frozen_to", "batch_size", "step"):
-            given[name] = _whole(value, place)
+            given[name] = values.whole(value, place)
         elif name in ("augment", "precompute", "stop_early"):
-            given[name] = _flag(value, place)
+            given[name] = values.flag(value, place)
         elif name == "schedule":
             given[name] = _schedule_from_plain(value, place)
         elif name == "learning_rate":
             given[name] = _rate_from_plain(value, place)
         else:
-            given[name] = _size(value, place)
+            given[name] = values.size(value, place)
     if "epochs" not in given:
         fixed = given["schedule"].epochs if "schedule" in given else None
         if fixed is None:
@@ -352,66 +351,16 @@ def _schedule_from_plain(content: Any, where: str) -> Schedule:
         return Schedule(content)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"{where}: expected a name, or a name with parameters")
-    name = _text(content.get("name"), f"{where}: name")
-    numbers = {key: _number(value, f"{where}: {key}") for key, value in content.items() if key != "name"}
-    return Schedule(name, numbers)
+    name = values.text(content.get("name"), f"{where}: name")
+    given = {key: value for key, value in content.items() if key != "name"}
+    return Schedule(name, {key: values.number(value, f"{where}: {key}") for key, value in given.items()})
 
 
 def _rate_from_plain(content: Any, where: str) -> Rate:
     if isinstance(content, dict):
-        table = _mapping(content, where, ("low", "high"))
-        low = None if table.get("low") is None else float(_number(table["low"], where))
-        return slice(low, float(_number(table.get("high"), f"{where}: high")))
+        table = values.mapping(content, where, ("low", "high"))
+        low = None if table.get("low") is None else float(values.number(table["low"], where))
+        return slice(low, float(values.number(table.get("high"), f"{where}: high")))
     if isinstance(content, list):
-        return tuple(float(_number(value, where)) for value in content[:1000])
-    return float(_number(content, where))
-
-
-def _mapping(content: Any, where: str, known: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} must hold names and values, not {type(content).__name__}")
-    for key in content:
-        if key not in known:
-            raise unknown_name(f"name in {where}", key, known)
-    return content
-
-
-def _number(value: Any, where: str) -> Number:
-    """Read a number; YAML 1.1 takes `1e-3` (no point) for text, people do not."""
-    if isinstance(value, str) and len(value) < 40:
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
-        raise ConfigError(f"{where}: expected a number, got {_short_text(value)}")
-    return value
-
-
-def _short_text(value: Any) -> str:
-    """Return a value for a message; Python writes no whole number of more than 4300 digits."""
-    return "a number out of range" if isinstance(value, int) and abs(value) >= _LARGEST else repr(value)[:40]
-
-
-def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not abs(value) < _LARGEST:
-        raise ConfigError(f"{where}: expected a whole number, got {_short_text(value)}")
-    return value
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{where}: expected true or false, got {_short_text(value)}")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > 2000:
-        raise ConfigError(f"{where}: expected text of at most 2000 characters")
-    return value
-
-
-def _size(value: Any, where: str) -> Size:
-    plain = isinstance(value, int | str) and not isinstance(value, bool)
-    listed = isinstance(value, list) and all(type(side) is int for side in value)
-    if not plain and not listed:
-        raise ConfigError(f"{where}: expected a size such as 224 or [224, 320]")
-    return parse_size(value)
+        return tuple(float(values.number(value, where)) for value in content[:1000])
+    return float(values.number(content, where))

@@ -5,8 +5,8 @@ and gives the *factor* by which the peak learning rates of all groups are multip
 remembered between steps, so training can be resumed anywhere. `Schedule` is a curve with its
 parameters, which is what plans hold:
 
->>> one_cycle().factor(0, 100)
-0.04
+>>> round(one_cycle().factor(0, 100), 3), one_cycle().factor(25, 100)
+(0.04, 1.0)
 >>> [round(sgdr(cycles=2, cycle_mult=2).factor(step, 60), 3) for step in (0, 10, 20, 40)]
 [0.01, 0.5, 1.0, 0.5]
 
@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from headstart.errors import ConfigError
-from headstart.training.names import unknown_name
+from headstart.training.values import unknown_name
 
 Number: TypeAlias = int | float
 Curve: TypeAlias = Callable[..., float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -17,14 +17,26 @@ def step_seed(seed: int, step: int) -> int:
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """Give back torch's random state, on the CPU and on `device`, as it was at the start."""
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
+    """Give back torch's random state, on the CPU and on `device`, as it was at the start.
+
+    Within the block `device` is the current one of its kind.
+    """
+    with torch.random.fork_rng(devices=[]), _current(device):
+        if device.type == "cpu":
             yield
-        return
-    index = device.index if device.index is not None else torch.accelerator.current_device_index()
-    with torch.random.fork_rng(devices=[index], device_type=device.type):
-        yield
+            return
+        generator = torch.get_device_module(device)
+        state = generator.get_rng_state()
+        try:
+            yield
+        finally:
+            generator.set_rng_state(state)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    if device.type == "cuda":
+        return torch.cuda.device(device)
+    return torch.xpu.device(device) if device.type == "xpu" else nullcontext()
 
 
 def seed_step(device: torch.device, seed: int, step: int) -> None:

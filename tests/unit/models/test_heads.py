@@ -22,7 +22,7 @@ def test_the_courses_head_is_kaiming_normal() -> None:
     torch.manual_seed(0)
     linear = course_head(1024, 5)[2]
     assert isinstance(linear, nn.Linear)
-    assert float(linear.weight.std()) == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
+    assert linear.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
     assert not linear.bias.any()
 
 
@@ -42,7 +42,7 @@ def test_concat_pool_puts_the_maxima_before_the_means_in_both_layouts() -> None:
 def test_the_linear_head_starts_small_and_unbiased() -> None:
     torch.manual_seed(0)
     head = linear_head(2048, 10)
-    assert float(head.weight.std()) == pytest.approx(0.01, rel=0.05)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert not head.bias.any()
 
 

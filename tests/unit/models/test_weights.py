@@ -62,10 +62,10 @@ def test_a_folder_and_the_environment_lead_to_the_file(
 def test_what_was_asked_for_and_is_not_there_is_said(whole_file: Path, tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="not there"):
         find_weights("test_resnet", tmp_path / "nowhere.safetensors")
-    with pytest.raises(InputMissingError, match="has no test_vit.safetensors") as caught:
+    with pytest.raises(InputMissingError, match=r"has no test_vit\.safetensors") as caught:
         find_weights("test_vit", whole_file.parent)
     assert "it has test_resnet.safetensors" in caught.value.hint
-    with pytest.raises(InputMissingError, match="no .safetensors file"):
+    with pytest.raises(InputMissingError, match=r"no \.safetensors file"):
         find_weights("test_vit", tmp_path)
 
 

@@ -188,6 +188,7 @@ PHASE = "headstart_plan: 1\nphases:\n  - {name: a, epochs: 1, "
         (PHASE + "learning_rate: 0x" + "f" * 20_000 + "}", "out of range"),
         (PHASE + "step: " + "9" * 20_000 + "}", "not plain YAML"),
         ("headstart_plan: 0x" + "f" * 20_000, "headstart_plan must be 1"),
+        ("? 0x" + "f" * 20_000 + "\n: 1", "out of range"),
         ("{", "not plain YAML"),
         ("a: b: c", "not plain YAML"),
         ("!!python/object/apply:os.system ['echo no']", "not plain YAML"),
@@ -206,6 +207,10 @@ def test_a_yaml_that_unfolds_without_end_is_refused() -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     with pytest.raises(ConfigError):
         Plan.from_yaml("\n".join(lines))
+    inner = ", ".join(["&a0 [x, x]", *(f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))])
+    for name in ("step", "learning_rate", "image_size", "reason", "augment", "schedule"):
+        with pytest.raises(ConfigError):
+            Plan.from_yaml(f"{PHASE}{name}: [{inner}]}}")
     with pytest.raises(ConfigError):
         Plan.from_yaml("headstart_plan: 1\nphases: &p [*p]")
 
