@@ -119,9 +119,12 @@ class Learner:
             )
             if isinstance(arch, str) and not from_scratch:
                 self.identity = weights_identity(arch, weights)
-        self.data = data.for_weights(self.model.crop_fraction, self.model.interpolation)
+        self.data = self._as_the_body_takes(data)
+        # Batches are small and pictures few: the statistics from pretraining are the better ones. 320
+        # flowers, mobilenetv2_100, three epochs: 90.2 % of 400 held out against 89.5 %.
+        self.model.fixed_batch_norm = self.settings.fixed_batch_norm and not from_scratch
         self.device = choose_device(device)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(self.device, memory_format=self.model.memory_format)  # type: ignore[call-overload]
         self.precision = resolve_precision(self.device, self.settings.precision)
         self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
         self.callbacks: tuple[Callback, ...] = (
@@ -132,6 +135,12 @@ class Learner:
         self._pretrained = self._body_key() if self.identity else ""
         self._floor = 0
         self.model.freeze_to(0 if from_scratch else -1)
+
+    def _as_the_body_takes(self, data: ImageData) -> ImageData:
+        """Return the data at the size that the body takes (whole patches), resized as its weights ask."""
+        if data.image_size != self.model.image_size:
+            data = data.resize(self.model.image_size)
+        return data.for_weights(self.model.crop_fraction, self.model.interpolation)
 
     # ---- the frozen line -------------------------------------------------------------------
 
@@ -186,7 +195,7 @@ class Learner:
                 "make a new Learner for other classes",
             )
         self.model.set_image_size(data.image_size)
-        self.data = data.for_weights(self.model.crop_fraction, self.model.interpolation)
+        self.data = self._as_the_body_takes(data)
 
     def _body_key(self) -> str:
         """Return a hash of the body's weights and statistics."""

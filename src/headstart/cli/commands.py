@@ -223,9 +223,9 @@ def train(
         print(json.dumps(result.summary, allow_nan=False))
     else:
         _print_result(result)
-    if result.summary["stop_reason"] == "interrupted":
+    if result.stop_signal is not None:
         print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
-        return 130
+        return 128 + result.stop_signal
     return 0
 
 

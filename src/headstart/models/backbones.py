@@ -216,12 +216,14 @@ def example_features(backbone: Backbone) -> torch.Tensor:
 def without_pool(backbone: Backbone) -> Backbone:
     """Take the pool off bodies that pool a feature map: the classifier pools in its own way.
 
-    Bodies of tokens keep their own pool, which belongs to how they were pretrained.
+    Bodies of tokens keep their own pool, which belongs to how they were pretrained, and so do those
+    that know no other way.
     """
     module = cast(Any, backbone.module)
     features = _try(backbone, module.forward_features)
     if isinstance(features, torch.Tensor) and features.ndim == 4:
-        module.reset_classifier(0, "")
+        with contextlib.suppress(AssertionError, TypeError, ValueError):
+            module.reset_classifier(0, "")
     return backbone
 
 

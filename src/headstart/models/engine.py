@@ -26,7 +26,8 @@ from headstart.types import Size
 if TYPE_CHECKING:
     import torch
 
-    from headstart.models.classifier import Classifier, Part
+    from headstart.models.classifier import Classifier
+    from headstart.models.parts import Part
 
 # Part of every cache key: a graph made by another version of this module is not used.
 ENGINE_VERSION = 2

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import hashlib
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -61,12 +64,36 @@ def export_graph(part: nn.Module, size: Size) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of its age, and of size checks that it takes as constant."""
-    with warnings.catch_warnings():
+    """Silence the exporter: on its age, on size checks that it takes as constant, on what it cannot do."""
+    with warnings.catch_warnings(), _no_standard_output():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\..*")
         warnings.filterwarnings("ignore", message=".*legacy TorchScript-based ONNX export.*")
         warnings.filterwarnings("ignore", message=r"Converting a tensor to a Python", category=Warning)
         yield
+
+
+@contextlib.contextmanager
+def _no_standard_output() -> Iterator[None]:
+    """Send what the process writes on standard output nowhere.
+
+    Standard output carries data, and the exporter, from C++, prints graphs that it fails at there.
+    """
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            yield
+    finally:
+        sys.stdout.flush()
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # C's own buffer, which would come out later
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def content_of(part: nn.Module) -> str:

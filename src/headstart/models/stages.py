@@ -9,6 +9,7 @@ through the latter would bake the mode of the moment in, and be silently wrong i
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -54,13 +55,14 @@ def cut(body: nn.Module, example: torch.Tensor, features: torch.Tensor) -> list[
     `features` is what the body makes of `example` in evaluation mode; stages that do not come to
     just the same are not used. Together the stages hold every parameter of the body once.
     """
-    groups = _layer_groups(body)
-    graph = _trace(body, groups) if groups else None
-    if graph is not None:
-        stages = _measured(body, _stages(body, graph, groups), example, features)
-        if stages:
-            return stages
-    return [Stage("body", _run_whole, ("",), output=tuple(features.shape[1:]))]
+    try:
+        groups = _layer_groups(body)
+        graph = _trace(body, groups) if groups else None
+        stages = _stages(body, graph, groups) if graph else []
+        measured = _measured(body, stages, example, features)
+    except Exception:  # a body's matcher, its forward on stand-ins, code from a wrong branch: anything
+        measured = []
+    return measured or [Stage("body", _run_whole, ("",), output=tuple(features.shape[1:]))]
 
 
 def _run_whole(body: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -113,15 +115,12 @@ class _CoarseTracer(fx.Tracer):
 
 
 def _trace(body: nn.Module, groups: Mapping[str, int]) -> fx.Graph | None:
-    """Trace the body in both modes; None where it cannot be traced or the modes differ."""
+    """Trace the body in both modes; None where the modes differ."""
     graphs: list[fx.Graph] = []
     with evaluating(body):
         for training in (True, False):
             body.train(training)
-            try:
-                graphs.append(_CoarseTracer(groups).trace(body))
-            except Exception:  # a trace runs any code of the body with stand-ins for tensors
-                return None
+            graphs.append(_CoarseTracer(groups).trace(body))
     return graphs[0] if str(graphs[0]) == str(graphs[1]) else None
 
 
@@ -260,7 +259,9 @@ def _stage(
         )
     )
     # The function of the class, not the bound method: it looks modules up in the body it is given.
-    run = cast(Run, type(fx.GraphModule(body, part)).forward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # code that took the wrong branch; it will not agree
+        run = cast(Run, type(fx.GraphModule(body, part)).forward)
     filled = [name for name in modules if any(True for _ in body.get_submodule(name).parameters())]
     return Stage("stem" if is_first else _common_name(filled or list(modules)), run, modules, tensors)
 

@@ -65,7 +65,15 @@ def finish(steps: EightSteps) -> Result:
         summary = _summary(steps, final, calibration, policy)
         steps.folder.save_json("summary.json", summary)
         write_report(steps.folder.path)
-    return Result(steps.folder.path, tuple(steps.steps), steps.probe, valid, scored_test, summary)
+    return Result(
+        steps.folder.path,
+        tuple(steps.steps),
+        steps.probe,
+        valid,
+        scored_test,
+        summary,
+        stop_signal=learner.run.stop_signal if steps.stop_reason else None,
+    )
 
 
 def _figures(predictions: Predictions) -> dict[str, Interval]:

@@ -65,7 +65,8 @@ class Result:
     """A finished run: its folder, its steps and its predictions.
 
     `valid` and `test` are the predictions of the model that was saved; `test` is None where there
-    was no labelled test part.
+    was no labelled test part. `stop_signal` is the number of the signal that ended the run early, if
+    one did.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class Result:
     valid: Predictions
     test: Predictions | None
     summary: dict[str, Any]
+    stop_signal: int | None = None
 
     @property
     def model(self) -> Path:

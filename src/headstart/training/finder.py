@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = NDArray[np.float64]
-TAIL = 5
+# The part of the search that is cut from its end, and the interval of `slide` (5 and 15 steps of 100).
+TAIL = 0.05
+INTERVAL = 0.15
 FEWEST_POINTS = 10
 # Below this part of itself the loss has not moved enough to tell a good rate from a bad one.
 FLAT = 0.01
@@ -75,21 +77,10 @@ class FinderResult:
 
     def plot(self) -> Figure:
         """Return a figure of the smoothed loss over the rate, with the suggestions."""
-        from matplotlib.figure import Figure
+        from headstart.evaluation import plot_lr_find
 
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(self.rates, self.losses, color="0.8", linewidth=1, label="loss")
-        axes.plot(self.rates, self.smoothed, color="C0", label="smoothed")
-        for number, (name, rate) in enumerate(self.suggestions.items(), start=1):
-            if rate is not None:
-                height = float(np.interp(math.log(rate), np.log(self.rates), self.smoothed))
-                axes.plot([rate], [height], "o", color=f"C{number}", label=f"{name} {rate:.2e}")
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=self.note)
-        low, high = float(np.nanmin(self.smoothed)), float(self.smoothed[0])
-        axes.set_ylim(low - 0.1 * abs(high - low) - 1e-6, max(high, low) + abs(high - low) + 1e-6)
-        axes.legend()
-        return figure
+        rates, losses, smoothed = (curve.tolist() for curve in (self.rates, self.losses, self.smoothed))
+        return plot_lr_find(rates, losses, smoothed, self.suggestions)
 
 
 def lr_find(
@@ -179,7 +170,7 @@ def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
     beta = smoothing_for(iterations)
     smoother = _Smoother(beta)
     smoothed = np.array([smoother.add(float(value)) for value in losses])
-    chosen = slice(iterations // 10, max(0, len(rates) - TAIL))
+    chosen = slice(iterations // 10, max(0, len(rates) - round(TAIL * iterations)))
     used_rates, used = rates[chosen], smoothed[chosen]
     finite = np.isfinite(used)
     if not finite.all():
@@ -193,7 +184,7 @@ def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
     spread = _spread(losses[: lowest_at + 1])
     errors = [spread * _standard_error(beta, position + 1) for position in (first_at, lowest_at)]
     note = _why_not(used, math.hypot(*errors))
-    suggestions = dict.fromkeys(names) if note else _suggestions(used_rates, used)
+    suggestions = dict.fromkeys(names) if note else _suggestions(used_rates, used, iterations)
     return FinderResult(
         rates, losses, smoothed, suggestions, _rises(rates, smoothed, lowest_at, errors[1]), note
     )
@@ -228,13 +219,13 @@ def _rises(rates: Curve, smoothed: Curve, lowest_at: int, error: float) -> float
     return float(rates[lowest_at + above[0]]) if len(above) else None
 
 
-def _suggestions(rates: Curve, losses: Curve) -> dict[str, float | None]:
+def _suggestions(rates: Curve, losses: Curve, iterations: int) -> dict[str, float | None]:
     slopes = np.diff(losses) / np.diff(np.log(rates))
     return {
         "valley": _valley(rates, losses),
         "steep": float(rates[slopes.argmin()]),
         "minimum": float(rates[losses.argmin()]) / 10,
-        "slide": _slide(rates, losses),
+        "slide": _slide(rates, losses, iterations),
     }
 
 
@@ -255,7 +246,9 @@ def _falling_lengths(losses: Curve) -> list[int]:
     return lengths
 
 
-def _slide(rates: Curve, losses: Curve, width: int = 15, threshold: float = 0.005) -> float | None:
+def _slide(rates: Curve, losses: Curve, iterations: int) -> float | None:
+    """Return the left end of the last interval at whose two ends the loss falls about as fast."""
+    width, threshold = max(1, round(INTERVAL * iterations)), 0.5 / iterations
     if len(losses) < width + 2:
         return None
     slopes = np.gradient(losses)

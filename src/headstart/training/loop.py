@@ -32,6 +32,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from headstart.environment import process_seconds
 from headstart.errors import DataError, UsageError
 from headstart.inference import to_device
 from headstart.training.callbacks import Callback
@@ -40,7 +41,7 @@ from headstart.training.interrupts import Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.precision import autocast_for
-from headstart.training.run import Row, Run, Span, process_seconds
+from headstart.training.run import Row, Run, Span
 from headstart.training.schedules import Schedule
 from headstart.training.seeding import own_randomness, seed_step
 from headstart.types import Batch, BatchSource
@@ -167,6 +168,7 @@ class _Fit:
         run, span = self.run, self.span
         was_training = self.forward.training
         self.forward.train()
+        self.optimizer.zero_grad()
         self.guard = Guard(run, self.forward)
         with own_randomness(self.device), self.interrupts, self.guard.watching():
             try:

@@ -85,6 +85,7 @@ class Settings:
     `weight_decay` is decoupled and spares parameters with one dimension. `gradient_clip`: the
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
     the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
+    `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
     """
 
     seed: int = 0
@@ -94,6 +95,7 @@ class Settings:
     gradient_clip: float | None = None
     rate_ratio: float = 10.0
     precision: str = "auto"
+    fixed_batch_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -310,6 +312,8 @@ def _settings_from_plain(content: Any) -> Settings:
     for name, value in table.items():
         if name in ("optimizer", "precision"):
             given[name] = values.text(value, f"settings: {name}")
+        elif name == "fixed_batch_norm":
+            given[name] = values.flag(value, f"settings: {name}")
         elif name == "gradient_clip" and value is None:
             given[name] = None
         elif name == "seed":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,7 +19,6 @@ from headstart.training.schedules import Schedule
 Row: TypeAlias = dict[str, Any]
 """An epoch: its losses, metrics, seconds and rates."""
 
-_STARTED = time.monotonic()
 _SMOOTHING = 0.98
 MAX_HISTORY_BYTES = 256 * 2**20
 
@@ -211,13 +208,3 @@ class Run:
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
         self.precision = resolve_precision(self.device, self.precision)
-
-
-def process_seconds() -> float:
-    """Return the seconds since this process began (elsewhere than on Linux: since it was imported)."""
-    try:
-        entries = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
-        started = int(entries[19]) / os.sysconf("SC_CLK_TCK")
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
-    except (OSError, AttributeError, ValueError, IndexError):
-        return time.monotonic() - _STARTED

@@ -113,13 +113,16 @@ class Solving(nn.Module):
         return torch.linalg.matrix_exp(self.conv(pictures / 100).contiguous())
 
 
-def test_a_body_that_cannot_be_exported_runs_in_eager_and_says_why(pixels: NDArray[np.uint8]) -> None:
+def test_a_body_that_cannot_be_exported_runs_in_eager_and_says_why(
+    pixels: NDArray[np.uint8], capfd: pytest.CaptureFixture[str]
+) -> None:
     made = create_classifier(Solving(), 2, image_size=32)
     made.freeze()
     engine = frozen_engine(made, size=SIZE)
     assert isinstance(engine, EagerEngine)
     assert engine.reason
     assert engine(pixels).shape == (7, 8)
+    assert capfd.readouterr() == ("", ""), "the exporter prints graphs on standard output"
     with pytest.raises(UsageError, match="cannot be run by ONNX Runtime"):
         frozen_engine(made, size=SIZE, prefer="onnxruntime")
 
@@ -247,8 +250,18 @@ def test_old_graphs_make_room(
     assert cached_engine("two", SIZE) is not None
 
 
+class Strict(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        assert pictures.shape[-1] == 32
+        return self.conv(pictures)
+
+
 def test_a_size_that_the_body_is_not_set_to_is_refused() -> None:
-    made = create_classifier("test_vit", 4, from_scratch=True, image_size=32)
+    made = create_classifier(Strict(), 4, image_size=32)
     made.freeze()
     with pytest.raises(UsageError, match=r"set to pictures of \(32, 32\) and does not take \(48, 48\)"):
         frozen_engine(made, size=(48, 48))

@@ -192,10 +192,10 @@ def test_rotating_changes_nothing() -> None:
 
 def test_a_typical_probe_takes_less_than_two_seconds() -> None:
     features, labels = blobs(800, 2560, 5, spread=4)
+    # Processor time: what other tests do to the clock on the wall is not ours.
     begun = time.process_time()
     fit_probe(features, labels, 5)
-    # Processor time over all threads: two cores spend twice what a clock shows.
-    assert time.process_time() - begun < 4
+    assert time.process_time() - begun < 2
 
 
 def test_the_probe_needs_no_torch() -> None:

@@ -73,6 +73,16 @@ class WithDropping(Blocks):
         return self.drop(super().forward(pixels))
 
 
+class WithOption(Blocks):
+    """A trace decides on an option by its stand-in, which is not None, and then takes None apart."""
+
+    def forward(self, pixels: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        features = self.stem(pixels)
+        if mask is not None:
+            features = features * mask[..., None]
+        return self.blocks(features)
+
+
 def stages_of(body: nn.Module) -> list[Stage]:
     example = torch.linspace(-1, 1, 192).view(1, 3, 8, 8)
     with torch.no_grad():
@@ -106,6 +116,7 @@ def test_every_parameter_is_in_one_stage_even_one_that_nothing_calls() -> None:
         (Tied, ["stem", "blocks", "blocks.2"]),
         (ModeInForward, ["body"]),
         (Deciding, ["body"]),
+        (WithOption, ["body"]),
         (WithDropping, ["stem", "blocks.0", "blocks.1", "blocks.2"]),
     ],
 )

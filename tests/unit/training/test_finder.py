@@ -187,6 +187,17 @@ def reference_valley(rates: np.ndarray, losses: np.ndarray) -> float:
     return float(rates[first + int(third) + int(third / 2)])
 
 
+def reference_slide(rates: np.ndarray, losses: np.ndarray) -> float:
+    """Move an interval of fifteen steps to the left while its ends differ in slope."""
+    slopes = np.gradient(losses)
+    right, left = len(losses) - 1, len(losses) - 16
+    chosen = left
+    while left >= 0 and abs(slopes[right] - slopes[left]) > 0.005:
+        chosen = left
+        right, left = right - 1, left - 1
+    return float(rates[chosen])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_each_suggestion_equals_its_definition(seed: int) -> None:
     losses = u_curve() + 0.05 * np.random.default_rng(seed).normal(size=100)
@@ -196,6 +207,13 @@ def test_each_suggestion_equals_its_definition(seed: int) -> None:
     slopes = (used[1:] - used[:-1]) / (np.log(rates[1:]) - np.log(rates[:-1]))
     assert found.steep == pytest.approx(rates[slopes.argmin()])
     assert found.minimum == pytest.approx(rates[used.argmin()] / 10)
+    assert found.slide == pytest.approx(reference_slide(rates, used))
+
+
+def test_fewer_steps_over_the_same_range_give_suggestions_nearby() -> None:
+    whole, few = judge(RATES, u_curve(), 100), judge(RATES[::2], u_curve()[::2], 50)
+    for name, rate in whole.suggestions.items():
+        assert rate / 4 < few.suggestions[name] < rate * 4
 
 
 def test_smoothing_is_a_bias_corrected_running_mean() -> None:

@@ -71,6 +71,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(make_run, 
     assert bits(first) != bits(other)
 
 
+def test_gradients_left_by_others_do_not_count(make_run, make_source, bits) -> None:
+    clean, left = make_run(), make_run()
+    left.model[0].weight.grad = torch.ones_like(left.model[0].weight)
+    for run in (clean, left):
+        fit(run, make_source(), **options(epochs=1))
+    assert bits(clean) == bits(left)
+
+
 def test_the_users_random_states_are_left_alone(make_run, make_source) -> None:
     run = make_run()
 
