@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart import augment as augment
+    from headstart import evaluation as evaluation
     from headstart.data import Samples as Samples
     from headstart.deploy import Predictor as Predictor
     from headstart.deploy import load_predictor as load
@@ -49,6 +50,7 @@ _PLACES = {
     "augment": ("augment", ""),
     "create_classifier": ("models", "create_classifier"),
     "eight_steps": ("recipe", "eight_steps"),
+    "evaluation": ("evaluation", ""),
     "load": ("deploy", "load_predictor"),
     "train": ("recipe", "train"),
 }
@@ -59,6 +61,7 @@ __all__ = [  # noqa: RUF022
     "ImageData",
     "Learner",
     "augment",
+    "evaluation",
     "eight_steps",
     "Plan",
     "Phase",

@@ -7,6 +7,7 @@ twenty pictures each may be used. All others are held out.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from headstart.augment import Augmentation
 from headstart.errors import OutputError
 from headstart.imagedata import ImageData
 from headstart.recipe.clock import spoken
+from headstart.recipe.folder import next_free
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
-from headstart.recipe.run import run_steps
+from headstart.recipe.run import prepare_folder, run_steps
 from headstart.recipe.steps import Body
 from headstart.storage import save_tensors, write_atomic
 from headstart.training import Phase, Plan, Settings, one_cycle
@@ -31,7 +33,7 @@ AUGMENTATION = Augmentation(max_rotate=12.0, max_zoom=1.1, max_warp=0.1, max_lig
 
 
 def write_digits(folder: Path, digits: range, *, shots: int | None, seed: int) -> Path:
-    """Write digits as PNG class folders; with `shots` of each as train/, half as many as valid/,
+    """Write digits as PNG class folders; with `shots` of each as train/, as many as valid/,
     and all others, held out, as test/.
 
     The pictures are scikit-learn's (8 x 8, UCI optical recognition of handwritten digits), enlarged
@@ -57,10 +59,10 @@ def write_digits(folder: Path, digits: range, *, shots: int | None, seed: int) -
 
 
 def _part(number: int, shots: int) -> str:
-    """Say where the picture of this number (from 1) goes; half as many validate as train."""
+    """Say where the picture of this number (from 1) goes; as many validate as train."""
     if number <= shots:
         return "train"
-    return "valid" if number <= shots + shots // 2 else "test"
+    return "valid" if number <= 2 * shots else "test"
 
 
 def run_demo(
@@ -76,13 +78,12 @@ def run_demo(
     Writes pictures, the body and the run below `out` (default runs/demo). Raises `OutputError` when
     a demo is there already and `force` is not set.
     """
-    from headstart.recipe.folder import RunFolder
-    from headstart.recipe.run import prepare_folder
-
-    home = Path("runs/demo") if out is None else out
-    folder: RunFolder = prepare_folder(home / "run", home, force=force)
+    home = next_free(Path("runs") / "demo") if out is None else out
+    folder = prepare_folder(home / "run", home, force=force)
     try:
-        (home / "digits").mkdir(parents=True, exist_ok=True)
+        # Only what an earlier demo wrote: other shots may have gone elsewhere.
+        shutil.rmtree(home / "digits", ignore_errors=True)
+        (home / "digits").mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"{home} cannot be made: {error.strerror}", "choose another --out") from error
     narrator.say("A small network learns the digits 0 to 4 from scratch; nothing is downloaded.")

@@ -143,7 +143,7 @@ class EightSteps:
                 name="Probe",
                 reason="A logistic regression on the frozen features: every later step must beat it.",
                 kept=True,
-                outcome=f"{self.figures(metrics)}; penalty C = {fitted.penalty:g} by cross-validation",
+                outcome=f"{self.figures(metrics)}; penalty {fitted.penalty:.3g} by cross-validation",
                 seconds=time.monotonic() - started,
                 metrics=metrics,
             )
