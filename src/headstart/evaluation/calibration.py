@@ -13,7 +13,8 @@ from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.scores import confidence_bins
 from headstart.types import Task
 
-TEMPERATURE_RANGE = (0.05, 20.0)
+# Few rows without a mistake ask for no temperature at all, that is for certainty: not below one half.
+TEMPERATURE_RANGE = (0.5, 20.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ReliabilityBin:
 
 
 def fit_temperature(predictions: Predictions, *, seed: int = 0) -> float:
-    """Return the temperature that minimises the log loss (Guo et al. 2017), within 0.05 … 20.
+    """Return the temperature that minimises the log loss (Guo et al. 2017), within 0.5 … 20.
 
     It is 1.0 unless temperatures that are fitted on one half of the rows lower the log loss of
     the other half, both ways round. The table's own temperature plays no part.

@@ -17,7 +17,8 @@ from headstart.evaluation import (
     rows_to_picture,
     write_report,
 )
-from headstart.recipe.result import PAYS, Result, StepResult
+from headstart.recipe.result import Result, StepResult
+from headstart.recipe.verdict import gain_in_log_loss, pays
 from headstart.types import Task
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
     steps.narrator.step(9, "Test-time augmentation", reason)
     started = time.monotonic()
     averaged = steps.learner.tta("valid")
-    gain = paired(valid, averaged, "log_loss")
-    kept = gain.probability >= PAYS
+    gain = gain_in_log_loss(valid, averaged)
+    kept = pays(gain)
     metrics = steps.measure(averaged)
     steps.record(
         StepResult(

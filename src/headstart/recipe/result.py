@@ -8,9 +8,6 @@ from typing import Any
 
 from headstart.evaluation import Gain, Interval, Predictions
 
-PAYS = 0.95
-"""A step is kept when this share of the bootstrap's resamples says that it lowered the log loss."""
-
 
 @dataclass(frozen=True)
 class Verdict:

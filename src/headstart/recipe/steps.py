@@ -23,8 +23,8 @@ from headstart.recipe.clock import Clock, spoken
 from headstart.recipe.finish import finish
 from headstart.recipe.folder import RunFolder
 from headstart.recipe.narrator import Narrator
-from headstart.recipe.result import PAYS, Result, StepResult, Verdict
-from headstart.recipe.verdict import diagnose
+from headstart.recipe.result import Result, StepResult, Verdict
+from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
 from headstart.training import Phase, Plan
 from headstart.types import Size
 
@@ -367,9 +367,9 @@ class EightSteps:
     def _judge(
         self, phase: Phase, after: Predictions, seconds: float, epochs: int, verdict: Verdict | None
     ) -> None:
-        gain = paired(self.best.valid, after, "log_loss")
+        gain = gain_in_log_loss(self.best.valid, after)
         accuracy = paired(self.best.valid, after, self.metric)
-        kept = gain.probability >= PAYS
+        kept = pays(gain)
         metrics = self.measure(after)
         outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
         if kept:
@@ -425,7 +425,7 @@ class EightSteps:
 
     def outcome(self, metrics: dict[str, Interval], gain: Gain, kept: bool, rival: str) -> str:
         """Return what a step gave in one sentence."""
-        change = f"log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
+        change = f"calibrated log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
         tail = "kept" if kept else f"not clearly better than {rival}, so undone"
         return f"{self.figures(metrics)}; {change}: {tail}"
 

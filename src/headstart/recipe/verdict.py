@@ -1,14 +1,34 @@
-"""Over-fitting, under-fitting or neither: a plain verdict from the losses of a phase."""
+"""Judging: whether a step pays, and whether a phase over-fitted, under-fitted or neither."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from headstart.evaluation import Gain, Predictions, fit_temperature, paired
 from headstart.recipe.result import Verdict
 
 RISE = 1.05
 CLOSE = 0.9
 STILL_FALLING = 0.98
+
+
+def gain_in_log_loss(before: Predictions, after: Predictions) -> Gain:
+    """Return what a step gained in validation log loss, by the paired bootstrap.
+
+    Over-confidence is taken from both sides first, by a temperature of 1 or more, as it will be taken
+    from the model that is saved. Without this a few over-confident mistakes decide: on 200 digits a
+    step that took the accuracy from 83.5 % to 96.0 % was undone.
+    """
+    return paired(_softened(before), _softened(after), "log_loss")
+
+
+def _softened(predictions: Predictions) -> Predictions:
+    return predictions.with_temperature(max(1.0, fit_temperature(predictions)))
+
+
+def pays(gain: Gain) -> bool:
+    """Say whether a step is kept: the 95 % interval of its gain lies above zero."""
+    return gain.low > 0
 
 
 def diagnose(train_loss: float, valid_losses: Sequence[float]) -> Verdict:
