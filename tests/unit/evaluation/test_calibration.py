@@ -28,7 +28,7 @@ def calibrated_logits(count: int, seed: int = 1) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=(count, 4)) * 2
 
 
-@pytest.mark.parametrize("sharpness", [0.4, 2.5])
+@pytest.mark.parametrize("sharpness", [0.6, 2.5])
 def test_the_temperature_that_was_put_in_is_found(sharpness: float) -> None:
     predictions = drawn_from(calibrated_logits(4000), sharpness=sharpness)
     assert fit_temperature(predictions) == pytest.approx(sharpness, rel=0.08)
@@ -70,7 +70,7 @@ def test_the_cross_fitted_log_loss_never_rises_by_calibration(count: int, seed: 
     result = calibrate(table)
     if count:
         assert result.log_loss_after <= result.log_loss_before
-    assert 0.05 <= result.temperature <= 20.0
+    assert 0.5 <= result.temperature <= 20.0
 
 
 def test_calibration_lowers_the_calibration_error_of_a_model_that_is_too_sure() -> None:
