@@ -19,7 +19,9 @@ def test_every_block_of_the_guide_runs(make_folder, tmp_path: Path) -> None:
     from headstart.storage import save_tensors
 
     weights = tmp_path / "test_resnet.safetensors"
-    save_tensors(weights, create_backbone("test_resnet", from_scratch=True, image_size=64).module.state_dict())
+    save_tensors(
+        weights, create_backbone("test_resnet", from_scratch=True, image_size=64).module.state_dict()
+    )
     names = {f"kind {number}": 15 for number in range(6)}
     scope = {
         "photos": make_folder(names, height=90, width=100),
