@@ -149,7 +149,7 @@ def _save_pictures(steps: EightSteps, table: Predictions) -> None:
 def _note(steps: EightSteps, tested: bool) -> str:
     kept = sum(step.kept is not None for step in steps.steps)
     if tested:
-        return "The test part was never used to choose anything: its figures are honest."
+        return "The test part was never used to choose anything."
     return (
         f"The model was chosen among {kept} by these validation figures, so they are a little optimistic. "
         "Keep a test part aside (--test 0.15) for an honest one."
