@@ -98,9 +98,7 @@ def run_demo(
     )
     for line in data.report_lines():
         narrator.say(line)
-    # So small a body has seen few pictures: its batch norm must go on learning, and all of it a lot.
-    settings = Settings(seed=seed, fixed_batch_norm=False)
-    plan = eight_steps(cycles=2, epochs=12, settings=settings)
+    plan = eight_steps(cycles=2, epochs=12, settings=Settings(seed=seed))
     result = run_steps(data, plan, Body(ARCH, weights), folder, narrator, rate_ratio=3.0)
     probe = next(step for step in result.steps if step.number == 0)
     narrator.say(
@@ -126,7 +124,7 @@ def _teach(home: Path, narrator: Narrator, *, seed: int, threads: int | None) ->
         settings=Settings(seed=seed),
         callbacks=narrator.callbacks("accuracy"),
     )
-    phase = Phase("digits 0 to 4", 1, one_cycle(), learning_rate=4e-3, frozen_to=0)
+    phase = Phase("digits 0 to 4", 2, one_cycle(), learning_rate=4e-3, frozen_to=0)
     Plan((phase,))
     learner.run_phase(phase)
     path = home / "body" / f"{ARCH}.safetensors"
