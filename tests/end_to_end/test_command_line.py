@@ -137,12 +137,16 @@ def test_odd_names_come_through(make_folder, weights, tmp_path, capsys) -> None:
 )
 def test_a_missing_or_empty_folder_is_explained(make, code, words, tmp_path, capsys) -> None:
     (tmp_path / "root").mkdir()
-    said = fails(capsys, ["train", str(make(tmp_path / "root")), *QUICK], code)
+    out = tmp_path / "run"
+    said = fails(capsys, ["train", str(make(tmp_path / "root")), "--out", str(out), *QUICK], code)
     assert any(word in said for word in words)
+    assert not out.exists(), "a run that cannot begin leaves nothing"
 
 
 def test_one_class_and_a_class_of_one_picture(make_folder, weights, tmp_path, capsys) -> None:
-    fails(capsys, ["train", str(make_folder({"ants": 5}, name="one")), *QUICK], 65, "class")
+    fails(
+        capsys, ["train", str(make_folder({"ants": 5}, name="one")), "--out", str(tmp_path / "r"), *QUICK], 65
+    )
     pictures = make_folder({"ants": 12, "bees": 12, "crab": 1}, name="single")
     out = tmp_path / "run"
     assert run(["train", str(pictures), "--weights", str(weights), "--out", str(out), *QUICK]) == 0
@@ -316,7 +320,10 @@ def test_ctrl_c_keeps_what_was_trained(make_folder, weights, tmp_path) -> None:
             break
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert str(out) in said

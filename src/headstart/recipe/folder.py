@@ -45,21 +45,25 @@ class RunFolder:
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self._replace = replace
+        if not replace and path.exists() and not _is_empty(path):
+            raise OutputError(
+                f"{path} exists already", "choose another folder with --out, or replace it with --force"
+            )
+
+    def begin(self) -> None:
+        """Make the folder, and clear what an earlier run left in it; not before there is data."""
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                if not replace:
-                    raise OutputError(
-                        f"{path} exists already",
-                        "choose another folder with --out, or replace it with --force",
-                    )
+            if self._replace and self.path.is_dir():
                 self._clear()
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "history.jsonl").touch()
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "history.jsonl").touch()
         except OSError as error:
             raise OutputError(
-                f"the run folder {path} cannot be made: {error.strerror}", "choose another one with --out"
+                f"the run folder {self.path} cannot be made: {error.strerror}",
+                "choose another one with --out",
             ) from error
-        self.rows: list[dict[str, Any]] = []
 
     def _clear(self) -> None:
         for name in self.WRITTEN:
@@ -121,10 +125,17 @@ class RunFolder:
 def next_free(path: Path) -> Path:
     """Return `path`, or `path-2`, `path-3` … where it is taken."""
     number, free = 1, path
-    while free.exists() and (not free.is_dir() or any(os.scandir(free))):
+    while free.exists() and not _is_empty(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
+
+
+def _is_empty(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
 
 
 def _plain(value: Any) -> Any:

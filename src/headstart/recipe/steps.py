@@ -98,6 +98,7 @@ class EightSteps:
 
     def run(self) -> Result:
         """Take every step of the plan, then average, calibrate and write everything."""
+        self.folder.begin()
         adopted = None if self.body.from_scratch else self._first_probe()
         self._start_learner(adopted)
         self._describe_augmentation()

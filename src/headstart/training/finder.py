@@ -80,7 +80,9 @@ class FinderResult:
         from headstart.evaluation import plot_lr_find
 
         rates, losses, smoothed = (curve.tolist() for curve in (self.rates, self.losses, self.smoothed))
-        return plot_lr_find(rates, losses, smoothed, self.suggestions)
+        figure = plot_lr_find(rates, losses, smoothed, self.suggestions)
+        figure.axes[0].set_title(self.note, fontsize="medium")
+        return figure
 
 
 def lr_find(

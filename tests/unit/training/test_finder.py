@@ -268,7 +268,7 @@ def test_the_plot_shows_the_suggestions() -> None:
     figure = judge(RATES, u_curve(), 100).plot()
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert [label.split()[0] for label in labels[2:]] == ["valley", "steep", "minimum", "slide"]
+    assert [label.split(":")[0] for label in labels[2:]] == ["valley", "steep", "minimum", "slide"]
     assert axes.get_xscale() == "log"
     flat = judge(RATES, np.full(100, 0.7), 100)
     assert "hardly moves" in flat.plot().axes[0].get_title()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from headstart.errors import ConfigError, InputMissingError
 from headstart.training import History, Schedule, Span, sgdr
-from headstart.training.run import process_seconds
 
 ROWS = [{"epoch": 0, "valid_loss": 0.5}, {"epoch": 1, "valid_loss": 0.25}, {"epoch": 2}]
 
@@ -78,9 +77,3 @@ def test_a_span_survives_json() -> None:
     span.record([0.1, 0.2])
     span.sizes += [8, 8]
     assert Span.from_plain(json.loads(json.dumps(span.to_plain()))) == span
-
-
-def test_seconds_count_from_the_start_of_the_process() -> None:
-    first = process_seconds()
-    assert 0 < first < 24 * 3600
-    assert process_seconds() >= first
