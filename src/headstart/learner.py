@@ -78,10 +78,10 @@ class _Activations:
 class Learner:
     """Trains a classifier on `ImageData`.
 
-    `arch` is the name of any timm model, a `Classifier`, or any `nn.Module` as a body, which then
-    needs `feature_count` where that cannot be seen. A pretrained body starts frozen, with only the
-    head to train; one from scratch starts unfrozen. `head` is `linear` (pooled features → classes)
-    or `course` (batch norm, dropout, 512, ReLU, batch norm, dropout, classes).
+    `arch` is the name of any timm model, a `Classifier`, or any `nn.Module` as a body. A pretrained
+    body starts frozen, with only the head to train; one from scratch starts unfrozen. `head` is
+    `linear` (pooled features → classes) or `course` (batch norm, dropout, 512, ReLU, batch norm,
+    dropout, classes).
 
     Rates are a number for all groups, `slice(a, b)` (geometric from a at the first group to b at the
     head), `slice(b)` (b for the head, b/10 for the rest) or one number per group.

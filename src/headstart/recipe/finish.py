@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def finish(steps: EightSteps) -> Result:
         valid,
         scored_test,
         summary,
-        stop_signal=learner.run.stop_signal if steps.stop_reason else None,
+        stop_signal=(learner.run.stop_signal or signal.SIGINT) if steps.stop_reason else None,
     )
 
 

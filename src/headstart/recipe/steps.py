@@ -102,10 +102,15 @@ class EightSteps:
         adopted = None if self.body.from_scratch else self._first_probe()
         self._start_learner(adopted)
         self._describe_augmentation()
-        for phase in self.plan:
-            if self.stop_reason:
-                break
-            self._phase(phase)
+        try:
+            for phase in self.plan:
+                if self.stop_reason:
+                    break
+                self._phase(phase)
+        except KeyboardInterrupt:
+            # Between the epochs of two phases: what was kept so far is whole.
+            self.stop_reason = "interrupted"
+            self.narrator.say("  stopping: the best model so far is saved and reported")
         self._restore_best()
         return finish(self)
 
