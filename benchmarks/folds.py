@@ -3,7 +3,7 @@
 Supports the row `outer_folds` (the result of the eight steps is not worse than the probe and not worse than
 fastai's `fine_tune(3)`), and the fixed split of `flowers` in `recipe_vs_fastai`.
 
-    python benchmarks/folds.py flowers --seed 0 --fold 1 --into /tmp/folds
+    python benchmarks/folds.py flowers --seed 0 --fold 1 --into runs/folds
 
 builds `train/<class>/…`, `valid/<class>/…` and `test/<class>/…` as links to the real pictures. The test part
 is one fold of a stratified k-fold over all labelled pictures; what remains is split, stratified, into train
