@@ -162,6 +162,21 @@ def test_an_existing_out_is_kept_unless_forced(make_folder, weights, tmp_path, c
     assert (out / "precious.txt").read_text() == "mine"
 
 
+def test_force_never_removes_pictures_that_no_run_wrote(make_folder, weights, tmp_path, capsys) -> None:
+    own = make_folder({"pictures/a": 8, "pictures/b": 8, "digits/1": 2, "checkpoint": 2}, name="home")
+    before = tree_hash(own)
+    arguments = ["train", str(own / "pictures"), "--weights", str(weights), *QUICK, "--force"]
+    fails(capsys, [*arguments, "--out", str(own)], 73, "pictures")
+    fails(capsys, ["demo", "--out", str(own), "--force", "-q"], 73, "digits")
+    assert tree_hash(own) == before
+    out = tmp_path / "run"
+    assert run([*arguments, "--out", str(out)]) == 0
+    (out / "checkpoint").mkdir()
+    (out / "checkpoint" / "mine").write_text("kept")
+    assert run([*arguments, "--out", str(out)]) == 0
+    assert (out / "checkpoint" / "mine").read_text() == "kept"
+
+
 def test_an_unknown_architecture_names_the_nearest(make_folder, tmp_path, capsys) -> None:
     pictures = make_folder({"a": 8, "b": 8})
     arguments = ["train", str(pictures), "--arch", "resnet43", "--from-scratch", "--out", str(tmp_path / "r")]

@@ -16,7 +16,7 @@ from headstart.augment import Augmentation
 from headstart.errors import OutputError
 from headstart.imagedata import ImageData
 from headstart.recipe.clock import spoken
-from headstart.recipe.folder import next_free
+from headstart.recipe.folder import is_run, next_free
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
@@ -80,8 +80,10 @@ def run_demo(
     """
     home = next_free(Path("runs") / "demo") if out is None else out
     folder = prepare_folder(home / "run", home, force=force)
+    if (home / "digits").exists() and not is_run(home / "run"):
+        raise OutputError(f"{home} has digits in it that no demo wrote", "choose another folder with --out")
     try:
-        # Only what an earlier demo wrote: other shots may have gone elsewhere.
+        # What an earlier demo wrote: with another seed other pictures go to other parts.
         shutil.rmtree(home / "digits", ignore_errors=True)
         (home / "digits").mkdir(parents=True)
     except OSError as error:

@@ -28,7 +28,8 @@ class RunFolder:
     """A new folder for a run.
 
     Raises `OutputError` when it exists and has something in it, unless `replace` is set, or when it
-    cannot be made. With `replace` only what a run writes is removed, never anything else.
+    cannot be made. With `replace` only what an earlier run wrote is removed. A folder that is no run
+    and has a `model` or `pictures` of its own is refused all the same: they may be somebody's pictures.
     """
 
     WRITTEN = (
@@ -41,15 +42,21 @@ class RunFolder:
         "augmentation.jpg",
         "report.html",
     )
-    FOLDERS = ("model", "pictures", "checkpoint")
+    FOLDERS = ("model", "pictures")
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
         self._replace = replace
         if not replace and path.exists() and not _is_empty(path):
             raise OutputError(
                 f"{path} exists already", "choose another folder with --out, or replace it with --force"
+            )
+
+        own = [name for name in self.FOLDERS if (path / name).exists()]
+        if own and not is_run(path):
+            raise OutputError(
+                f"{path} is not the folder of a run, and has {own[0]} in it, which a run would replace",
+                "choose another folder with --out",
             )
 
     def begin(self) -> None:
@@ -77,7 +84,6 @@ class RunFolder:
     def history(self, **row: Any) -> None:
         """Append one row to history.jsonl, with the wall seconds since the process began."""
         row["seconds"] = round(process_seconds(), 3)
-        self.rows.append(row)
         text = json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False)
         try:
             with open(self.path / "history.jsonl", "a", encoding="utf-8") as stream:
@@ -120,6 +126,11 @@ class RunFolder:
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write JSON atomically; numbers that JSON has no word for become null."""
         write_json(self.path / name, _plain(content))
+
+
+def is_run(path: Path) -> bool:
+    """Say whether a run was written here: its history is the first file that it makes."""
+    return (path / "history.jsonl").is_file()
 
 
 def next_free(path: Path) -> Path:
