@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.cache import PixelCache
+from headstart.data.facts import NOTHING, Facts, facts_of
 from headstart.data.samples import Samples, shown
 from headstart.data.threads import thread_count
 from headstart.errors import DataError
@@ -28,9 +29,8 @@ class _Verdict(NamedTuple):
     code: str
     message: str
     sha256: str
-    height: int
-    width: int
     bytes: int
+    facts: Facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,17 +38,26 @@ class Audit:
     """What was found out about each row of `samples`; columns of length N.
 
     `codes`: "" where the picture is good, else a reason code; `messages`: the reason in words.
-    `sha256`: of the file's bytes, "" where it could not be read. `height`, `width`: of the whole
-    picture, upright, 0 where it could not be decoded. `bytes`: the file's size, 0 where unread.
+    `sha256`: of the file's bytes, "" where it could not be read. `bytes`: the file's size, 0 where
+    unread. `facts`: what was measured of the pixels.
     """
 
     samples: Samples
     codes: NDArray[np.str_]
     messages: tuple[str, ...]
     sha256: NDArray[np.str_]
-    height: NDArray[np.int64]
-    width: NDArray[np.int64]
     bytes: NDArray[np.int64]
+    facts: tuple[Facts, ...]
+
+    @property
+    def height(self) -> NDArray[np.int64]:
+        """The height of each whole picture, upright, 0 where it could not be decoded, int64 (N,)."""
+        return np.array([facts.height for facts in self.facts], np.int64)
+
+    @property
+    def width(self) -> NDArray[np.int64]:
+        """The width of each whole picture, upright, 0 where it could not be decoded, int64 (N,)."""
+        return np.array([facts.width for facts in self.facts], np.int64)
 
     @property
     def ok(self) -> NDArray[np.bool_]:
@@ -155,9 +164,8 @@ def audit(
         codes=np.array([verdict.code for verdict in verdicts], np.str_),
         messages=tuple(verdict.message for verdict in verdicts),
         sha256=np.array([verdict.sha256 for verdict in verdicts], np.str_),
-        height=np.array([verdict.height for verdict in verdicts], np.int64),
-        width=np.array([verdict.width for verdict in verdicts], np.int64),
         bytes=np.array([verdict.bytes for verdict in verdicts], np.int64),
+        facts=tuple(verdict.facts for verdict in verdicts),
     )
 
 
@@ -181,7 +189,7 @@ def _look(cache: PixelCache, row: int) -> _Verdict:
     try:
         data = cache.samples.read(row, limits=cache.limits)
         sha256, length = sha256_bytes(data), len(data)
-        height, width = cache.decode(row, data).size
+        facts = facts_of(cache.decode(row, data))
     except DataError as error:
-        return _Verdict(error.code, error.message, sha256, 0, 0, length)
-    return _Verdict("", "", sha256, height, width, length)
+        return _Verdict(error.code, error.message, sha256, length, NOTHING)
+    return _Verdict("", "", sha256, length, facts)
