@@ -148,9 +148,12 @@ class _Growing:
             name="probe",
             epoch=0,
             pictures=len(rows),
+            part=len(rows) < len(steps.data.rows("train")),
             train_loss=steps.measure(train)["log_loss"].value,
             valid_loss=metrics["log_loss"].value,
             **{steps.metric: metrics[steps.metric].value},
+            low=metrics[steps.metric].low,
+            high=metrics[steps.metric].high,
             time=time.monotonic() - self._started,
         )
         return probe, valid
