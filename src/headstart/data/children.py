@@ -106,7 +106,7 @@ class DecodingChildren:
         except (EOFError, OSError, ValueError) as error:
             if child is None or self._closed.is_set():
                 raise CancelledError from error
-            raise child.blamed(self.limits) from error
+            raise child.blamed(error, self.limits) from error
         finally:
             if usable is None and child is not None:
                 self._end(child)
@@ -164,14 +164,14 @@ class DecodingChildren:
         for child in alive:
             child.process.wait()
         # Those that are asked something at this moment are ended by the thread that asks.
+        idle = []
         with contextlib.suppress(queue.Empty):
             while True:
-                idle = self._places.get_nowait()
-                if idle is not None:
-                    self._end(idle)
-                    continue
-                break
-        self._places.put(None)
+                idle.append(self._places.get_nowait())
+        for place in idle:
+            if place is not None:
+                self._end(place)
+            self._places.put(None)
 
 
 class _Child:
@@ -213,14 +213,15 @@ class _Child:
         self.deadline = math.inf
         return decoded
 
-    def blamed(self, limits: Limits) -> CrashError:
-        """Say what it died of; waits until it is dead."""
+    def blamed(self, error: Exception, limits: Limits) -> CrashError:
+        """Say what it died of."""
+        if isinstance(error, ValueError):
+            return CrashError("the decoder's answer makes no sense", code="DECODER_CRASH", lasting=True)
         try:
             status = self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:  # it lives, and talks nonsense
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives
             self.process.kill()
-            self.process.wait()
-            return CrashError("the decoder's answer makes no sense", code="DECODER_CRASH", lasting=True)
+            status = self.process.wait()
         if self.overdue or (os.name == "posix" and status == -signal.SIGALRM):
             # A busy machine may be to blame, so another look may end better.
             return CrashError(

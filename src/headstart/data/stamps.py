@@ -76,4 +76,5 @@ class Stamps:
     def _same(self, samples: Samples, row: int, data: bytes) -> bool:
         if stamp_of(samples, row) == (self._sizes[row], self._times[row]):
             return True
-        return sha256_bytes(data) == self._hashes[row].tobytes().hex()
+        recorded: bytes = self._hashes[row].tobytes()
+        return sha256_bytes(data) == recorded.hex()
