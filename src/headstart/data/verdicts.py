@@ -138,7 +138,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _known(code: object, message: object, facts: object) -> Known | None:
     """Return a row of the table, or None where it is not one that we would have written."""
     try:
-        return Known(str(code), str(message), Facts(*json.loads(str(facts), object_hook=_bytes)))
+        return Known(str(code), str(message), Facts(*_DECODER.decode(str(facts))))
     except (ValueError, TypeError, KeyError):
         return None
 
@@ -152,6 +152,9 @@ def _spelled(value: object) -> dict[str, str]:
 
 def _bytes(value: dict[str, str]) -> bytes:
     return bytes.fromhex(value["hex"])
+
+
+_DECODER = json.JSONDecoder(object_hook=_bytes)
 
 
 def _prune(folder: Path, used: Path) -> None:
