@@ -8,9 +8,11 @@ strict simplejpeg accepted none of 200 truncated JPEGs where OpenCV and Pillow f
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -44,9 +46,26 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
+
+@cache
+def _heif_plugin() -> Callable[[io.BytesIO], ImageFile.ImageFile] | None:
+    """Return the reader of HEIF, which is in a package of its own, or None where that is missing."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    plugin: Callable[[io.BytesIO], ImageFile.ImageFile] = HeifImageFile
+    return plugin
+
+
 _UNSUPPORTED_WORDS = (
     *("cannot handle", "unsupported", "not implemented", "cannot load this image"),
     *("unknown pixel mode", "unknown raw mode", "unknown data organization"),
+)
+
+# What sounds as if it were unsupported, but is damage: JPEG has 8, 12 or 16 bits, and at least one scan.
+_DAMAGED_JPEG = re.compile(
+    r"unsupported marker type|cannot handle (?!12-|16-)\d+-bit layers|cannot load this image"
 )
 
 # What libjpeg-turbo's strict reading refuses though it does not touch the pixels: what its message
@@ -168,10 +187,11 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str]:
     if len(data) > limits.file_bytes:
         raise DataError(f"{len(data):,} bytes, more than {limits.file_bytes:,}", code="TOO_MANY_BYTES")
     name = formats.sniff(data)
-    if name is None:
-        raise _not_supported(data)
+    plugin = _heif_plugin() if name == "HEIF" else _PLUGINS.get(name or "")
+    if name is None or plugin is None:
+        raise _not_supported(data, name)
     try:
-        picture = _PLUGINS[name](io.BytesIO(data))
+        picture = plugin(io.BytesIO(data))
         width, height = picture.size
     except Exception as error:  # 3.4 % of Pillow's failures on hostile files are not OSError
         raise _damaged(data, name, error) from error
@@ -186,14 +206,13 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str]:
     return picture, name
 
 
-def _not_supported(data: bytes) -> DataError:
-    other = formats.other_picture_format(data)
+def _not_supported(data: bytes, name: str | None) -> DataError:
+    other = name or formats.other_picture_format(data)
     if other:
-        return DataError(
-            f"{other} pictures are not supported",
-            f"convert them to one of {', '.join(formats.SUPPORTED)}",
-            code="UNSUPPORTED_FORMAT",
-        )
+        hint = f"convert them to one of {', '.join(_PLUGINS)}"
+        if other == "HEIF":
+            hint = f'install their reader with: pip install "headstart[heif]", or {hint}'
+        return DataError(f"{other} pictures are not supported", hint, code="UNSUPPORTED_FORMAT")
     what, hint = formats.what_else(data)
     return DataError(f"it is not a picture{f' but {what}' if what else ''}", hint, code="NOT_AN_IMAGE")
 
@@ -208,7 +227,8 @@ def _damaged(data: bytes, name: str, error: Exception) -> DataError:
     said = text.lower()
     if "decompressed data too large" in said or "too much memory used in text chunks" in said:
         return DataError(f"the {name} holds too much metadata: {text}", code="METADATA_BOMB")
-    if any(words in said for words in _UNSUPPORTED_WORDS):
+    misleading = name == "JPEG" and _DAMAGED_JPEG.search(said)
+    if not misleading and any(words in said for words in _UNSUPPORTED_WORDS):
         return DataError(f"this kind of {name} cannot be read: {text}", code="UNSUPPORTED_MODE")
     cut = any(words in said for words in ("truncated", "premature end", "end of file", "eof"))
     if cut or formats.ends_early(data, name):
@@ -293,6 +313,8 @@ def _pillow_pixels(
         pixels = np.asarray(flat.reduce(box) if box > 1 else flat)
     except DataError:
         raise
+    except MemoryError as error:
+        raise _damaged(data, name, error) from error
     except Exception as error:
         raise DataError(
             f"pixels of the mode {picture.mode} cannot be used: {error}", code="UNSUPPORTED_MODE"
