@@ -1,6 +1,6 @@
 """Thousands of damaged pictures: `make reliability`. What was counted is printed at the end.
 
-HEADSTART_MUTATIONS says how many (20,000 if nothing does), HEADSTART_SEED where the draws begin.
+HEADSTART_MUTATIONS says how many (100,000 if nothing does), HEADSTART_SEED where the draws begin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headstart.errors import DataError
 
 pytestmark = pytest.mark.timeout(3600)
 
-COUNT = int(os.environ.get("HEADSTART_MUTATIONS", "20000"))
+COUNT = int(os.environ.get("HEADSTART_MUTATIONS", "100000"))
 SEED = int(os.environ.get("HEADSTART_SEED", "0"))
 
 

@@ -23,7 +23,7 @@ def stamp_of(samples: Samples, row: int) -> Stamp:
     try:
         # Put together by hand: a Path costs as much as the look itself.
         status = os.stat(os.path.join(samples.root, samples.paths[row]))
-    except OSError:  # reading it will say why
+    except (OSError, ValueError):  # reading it will say why
         return (0, 0)
     return (status.st_size, status.st_mtime_ns)
 
