@@ -29,6 +29,8 @@ from headstart.errors import DataError, StorageError
 
 _MODULE = ("-P", "-m", "headstart.data.decoding_child")
 _SECONDS_TO_START = 60.0
+# What a decoder leaks, picture by picture, must not add up to the limit.
+_PICTURES_A_CHILD = 5000
 
 
 class CrashError(DataError):
@@ -102,7 +104,7 @@ class DecodingChildren:
         try:
             child = child or self._start()
             answer = child.ask(data, self.limits, self.colours)
-            usable = child
+            usable = child if child.answered < _PICTURES_A_CHILD else None
         except (EOFError, OSError, ValueError) as error:
             if child is None or self._closed.is_set():
                 raise CancelledError from error
@@ -175,11 +177,15 @@ class DecodingChildren:
 
 
 class _Child:
-    """One process, and the pipes to it. `deadline`: when it is to be killed, in monotonic seconds."""
+    """One process, and the pipes to it.
+
+    `deadline`: when it is to be killed, in monotonic seconds. `answered`: how many pictures it had.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
         self.deadline = time.monotonic() + _SECONDS_TO_START
         self.overdue = False
+        self.answered = 0
         self.process = subprocess.Popen(
             command,
             bufsize=0,
@@ -205,6 +211,7 @@ class _Child:
         self.deadline = time.monotonic() + limits.decode_seconds
         wire.send(self._requests, {"bytes": len(data)}, data)
         answer = wire.receive(self._answers)
+        self.answered += 1
         if "code" in answer:
             self.deadline = math.inf
             return _error_of(answer)

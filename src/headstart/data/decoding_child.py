@@ -88,11 +88,12 @@ def _limit(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+        # Data, not address space: decoders that start threads reserve gigabytes which they never touch.
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[5])
         wanted = pages * resource.getpagesize() + limits.decode_bytes
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def _set_alarm(seconds: float) -> None:

@@ -46,7 +46,7 @@ GOOD = spell(0)
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[DecodingChildren]:
-    limits = Limits(decode_seconds=0.5, decode_bytes=256 * 2**20)
+    limits = Limits(decode_seconds=1.0, decode_bytes=256 * 2**20)
     with DecodingChildren(short_side=8, limits=limits, count=2, command=HOSTILE) as children:
         yield children
 
@@ -83,9 +83,8 @@ def failure(children: DecodingChildren, data: bytes) -> DataError:
         (NONSENSE, "DECODER_CRASH", "no sense", True),
         (FAULT, "DECODER_CRASH", "KeyError", True),
         (GREED, "TOO_MANY_PIXELS", "memory", True),
-        (SLEEP, "DECODE_TIMEOUT", "0.5 s", False),
-        (SPIN, "DECODE_TIMEOUT", "0.5 s", False),
-        (STOP, "DECODE_TIMEOUT", "0.5 s", False),
+        (SPIN, "DECODE_TIMEOUT", "1 s", False),
+        (STOP, "DECODE_TIMEOUT", "1 s", False),
     ],
 )
 def test_a_decoder_that_fails_is_named_and_the_next_picture_is_fine(
@@ -150,6 +149,17 @@ def test_no_child_is_started_before_there_is_a_picture_and_none_is_left_at_the_e
     assert child_processes() == before
     with pytest.raises(CancelledError):
         children.decode(GOOD)
+
+
+def test_a_child_is_replaced_before_what_its_decoder_leaks_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.data.children._PICTURES_A_CHILD", 3)
+    before, seen = child_processes(), []
+    with DecodingChildren(short_side=8) as children:
+        for _ in range(5):
+            assert children.decode(GOOD).size == (8, 8)
+            seen.append(child_processes() - before)
+    assert [len(alive) for alive in seen] == [1, 1, 0, 1, 1]
+    assert seen[1] != seen[3]
 
 
 def test_closing_ends_a_child_that_hangs_at_once() -> None:
@@ -221,7 +231,7 @@ def cursed(make_folder: MakeFolder) -> Path:
 
 
 def look(root: Path, threads: int) -> Audit:
-    cache = PixelCache(scan_folder(root), short_side=16, limits=Limits(decode_seconds=0.5))
+    cache = PixelCache(scan_folder(root), short_side=16, limits=Limits(decode_seconds=1.0))
     hostile = DecodingChildren(short_side=16, limits=cache.limits, count=max(1, threads), command=HOSTILE)
     with hostile:
         return audit(cache, threads=threads, children=hostile)
@@ -249,7 +259,7 @@ def test_a_crash_is_remembered_and_a_timeout_tried_again(
 ) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     look(cursed, 1)
-    cache = PixelCache(scan_folder(cursed), short_side=16, limits=Limits(decode_seconds=0.5))
+    cache = PixelCache(scan_folder(cursed), short_side=16, limits=Limits(decode_seconds=1.0))
     with DecodingChildren(short_side=16, limits=cache.limits) as kind:  # a decoder without faults
         assert audit(cache, children=kind).counts() == {"DECODER_CRASH": 1, "NOT_AN_IMAGE": 1}
 
