@@ -5,12 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test lint format unit benchmarks clean
+.PHONY: help install demo test lint format unit reliability benchmarks clean
 
 help:
 	@echo "make demo        teach a network digits, carry it over to other digits, write a report"
 	@echo "make test        style, types and all tests, as CI runs them"
 	@echo "make unit        the unit tests only"
+	@echo "make reliability what takes too long for every change: thousands of damaged pictures"
 	@echo "make lint        style and types only"
 	@echo "make format      rewrite the sources in the project's style"
 	@echo "make benchmarks  measure again what the project claims (fastai in an environment of its own)"
@@ -44,6 +45,9 @@ test: lint
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest tests/unit
 
+reliability: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability
+
 # Hours on two cores; needs the test pictures (see benchmarks/README.md) and a quiet machine.
 FASTAI := .venv-benchmarks/bin/python
 
@@ -53,6 +57,7 @@ FASTAI := .venv-benchmarks/bin/python
 	@touch $@
 
 benchmarks: $(INSTALLED) .venv-benchmarks/.installed
+	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/start_up.py --fastai-python $(FASTAI)
 	$(BIN)/python benchmarks/recipe_vs_fastai.py --fastai-python $(FASTAI) --repeats 3
 	$(BIN)/python benchmarks/outer_folds.py fastai --into runs/outer_folds --fastai-python $(FASTAI)

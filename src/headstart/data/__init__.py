@@ -2,7 +2,7 @@
 
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
-from headstart.data.images import Decoded, decode, decode_with_size, size
+from headstart.data.images import Colours, Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.loader import Loader
 from headstart.data.ordering import batch_bounds, order
@@ -12,6 +12,7 @@ from headstart.data.splits import split_samples
 
 __all__ = [
     "Audit",
+    "Colours",
     "Decoded",
     "Limits",
     "Loader",

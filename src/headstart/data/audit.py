@@ -7,8 +7,8 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.cache import PixelCache
+from headstart.data.children import CrashError, DecodingChildren
 from headstart.data.facts import NOTHING, Facts, facts_of
+from headstart.data.images import Decoded
 from headstart.data.samples import Samples, shown
+from headstart.data.stamps import stamp_of
 from headstart.data.threads import thread_count
+from headstart.data.verdicts import Known, Verdicts
 from headstart.errors import DataError
 from headstart.storage import sha256_bytes, write_atomic
 
 _ROWS_AT_ONCE = 4096
+# Rows that are known cost 40 µs each, of which a task of its own would be the half.
+_ROWS_A_TASK = 16
 
 
 class _Verdict(NamedTuple):
@@ -146,19 +152,37 @@ def audit(
     cache: PixelCache,
     *,
     threads: int | None = None,
+    keep_pixels: bool = True,
+    children: DecodingChildren | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Read, hash and decode every picture of `cache.samples` once, filling the cache.
+    """Read and hash every picture of `cache.samples` once, and decode it, filling the cache.
 
-    `threads`: how many decode side by side (None: one for each processor; 0: the caller's own).
-    `on_progress`: called in the caller's thread with (done, all). Bad pictures are recorded, not
-    raised; whatever the number of threads the result is the same.
+    Bytes that no audit has seen are decoded in child processes, which may crash, hang or need too much
+    memory without harm; what becomes of them is recorded by content. Bytes that are known to be good are
+    decoded in threads (with `keep_pixels=False`, not at all), bytes known to be bad not again.
+
+    `threads`: how many pictures are looked at side by side (None: one for each processor; 0: in the
+    caller's own thread, with one child all the same). `children`: which to use, in place of own ones that
+    end with the audit. `on_progress`: called in the caller's thread with (done, all). Bad pictures are
+    recorded, not raised; whatever the number of threads the result is the same. Raises `StorageError`
+    where no child can be started.
     """
+    count = thread_count(threads)
+    # A child takes as long to start as it does for some 120 pictures of 500 x 400.
+    own = DecodingChildren(
+        short_side=cache.short_side,
+        limits=cache.limits,
+        colours=cache.colours,
+        count=min(count, 1 + len(cache) // 128),
+    )
+    known = Verdicts.open(short_side=cache.short_side, limits=cache.limits, colours=cache.colours)
     verdicts: list[_Verdict] = []
-    for verdict in _verdicts(cache, thread_count(threads)):
-        verdicts.append(verdict)
-        if on_progress:
-            on_progress(len(verdicts), len(cache))
+    with own, closing(known):
+        for verdict in _in_order(_Look(cache, known, children or own, keep_pixels), len(cache), count):
+            verdicts.append(verdict)
+            if on_progress:
+                on_progress(len(verdicts), len(cache))
     return Audit(
         samples=cache.samples,
         codes=np.array([verdict.code for verdict in verdicts], np.str_),
@@ -169,27 +193,76 @@ def audit(
     )
 
 
-def _verdicts(cache: PixelCache, threads: int) -> Iterator[_Verdict]:
+def _in_order(look: _Look, rows: int, threads: int) -> Iterator[_Verdict]:
     """Yield the verdicts in the order of the rows."""
-    look = partial(_look, cache)
     if threads == 0:
-        yield from map(look, range(len(cache)))
+        yield from map(look, range(rows))
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="audit")
     try:
         # In parts, since each waiting row costs memory before its turn comes.
-        for start in range(0, len(cache), _ROWS_AT_ONCE):
-            yield from pool.map(look, range(start, min(start + _ROWS_AT_ONCE, len(cache))))
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            part = range(start, min(start + _ROWS_AT_ONCE, rows))
+            few = max(1, min(_ROWS_A_TASK, len(part) // (4 * threads)))
+            tasks = (part[begin : begin + few] for begin in range(0, len(part), few))
+            for verdicts in pool.map(look.all, tasks):
+                yield from verdicts
+            look.known.write()
+    except BaseException:
+        # Whoever waits for a child is let go; what comes of it is not looked at.
+        look.children.close()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(cache: PixelCache, row: int) -> _Verdict:
-    sha256, length = "", 0
-    try:
-        data = cache.samples.read(row, limits=cache.limits)
-        sha256, length = sha256_bytes(data), len(data)
-        facts = facts_of(cache.decode(row, data))
-    except DataError as error:
-        return _Verdict(error.code, error.message, sha256, length, NOTHING)
-    return _Verdict("", "", sha256, length, facts)
+@dataclass(frozen=True)
+class _Look:
+    """One look at a row."""
+
+    cache: PixelCache
+    known: Verdicts
+    children: DecodingChildren
+    keep_pixels: bool
+
+    def all(self, rows: range) -> list[_Verdict]:
+        return [self(row) for row in rows]
+
+    def __call__(self, row: int) -> _Verdict:
+        cache = self.cache
+        sha256, length = "", 0
+        stamp = stamp_of(cache.samples, row)
+        try:
+            data = cache.samples.read(row, limits=cache.limits)
+            sha256, length = sha256_bytes(data), len(data)
+            facts = self._facts(row, data, sha256)
+        except DataError as error:
+            return _Verdict(error.code, error.message, sha256, length, NOTHING)
+        cache.stamps.note(row, stamp, sha256)
+        return _Verdict("", "", sha256, length, facts)
+
+    def _facts(self, row: int, data: bytes, sha256: str) -> Facts:
+        known = self.known.find(sha256)
+        if known is not None and known.code:
+            raise self._named(row, DataError(known.message, code=known.code))
+        if known is not None and not self.keep_pixels:
+            return known.facts
+        if known is not None:
+            return facts_of(self.cache.decode(row, data))
+        decoded = self._decoded(row, data, sha256)
+        facts = facts_of(decoded)
+        self.known.add(sha256, Known("", "", facts))
+        return facts
+
+    def _decoded(self, row: int, data: bytes, sha256: str) -> Decoded:
+        try:
+            decoded = self.children.decode(data)
+        except DataError as error:
+            if not isinstance(error, CrashError) or error.lasting:
+                self.known.add(sha256, Known(error.code, error.message, NOTHING))
+            raise self._named(row, error) from error
+        self.cache.keep(row, decoded.pixels)
+        return decoded
+
+    def _named(self, row: int, error: DataError) -> DataError:
+        return DataError(f"{self.cache.samples.name(row)}: {error.message}", error.hint, code=error.code)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from numpy.typing import ArrayLike
 
-from headstart.data.images import Decoded, decode_with_size
+from headstart.data.images import Colours, Decoded, decode_with_size
 from headstart.data.limits import Limits
 from headstart.data.samples import Samples, row_numbers
+from headstart.data.stamps import Stamps
 from headstart.errors import DataError
 from headstart.types import Pixels
 
@@ -35,7 +36,8 @@ class PixelCache:
     `short_side`: pictures are reduced as `decode` says, so that their short side is at least this
     many pixels where the original has them; choose the largest that any later step resizes from.
     `budget_bytes`: pixels are kept up to this many bytes; what does not fit is decoded again each
-    time. What a row gives does not depend on the budget. Safe to use from many threads.
+    time. `colours`: what becomes of transparency, and of grey. What a row gives does not depend on the
+    budget. `stamps`: what the audit saw of each file. Safe to use from many threads.
     """
 
     def __init__(
@@ -45,11 +47,14 @@ class PixelCache:
         short_side: int,
         budget_bytes: int | None = None,
         limits: Limits | None = None,
+        colours: Colours | None = None,
     ) -> None:
         self.samples = samples
         self.short_side = short_side
         self.budget_bytes = default_budget() if budget_bytes is None else budget_bytes
         self.limits = limits or Limits()
+        self.colours = colours or Colours()
+        self.stamps = Stamps(len(samples))
         self._kept: dict[int, Pixels] = {}
         self._used = 0
         self._lock = threading.Lock()
@@ -65,12 +70,13 @@ class PixelCache:
     def pixels(self, row: int) -> Pixels:
         """Return a row's pixels, uint8 (height, width, 3) RGB, read-only.
 
-        Raises `DataError` with a reason code, naming the file.
+        Raises `DataError` with a reason code, naming the file; `StoppedError` where the file is not the
+        one that the audit saw any more.
         """
         kept = self._kept.get(row)
         if kept is not None:
             return kept
-        return self.decode(row, self.samples.read(row, limits=self.limits)).pixels
+        return self.decode(row, self.stamps.read(self.samples, row, limits=self.limits)).pixels
 
     def decode(self, row: int, data: bytes) -> Decoded:
         """Decode the bytes of a row's file and keep the pixels while the budget lasts.
@@ -78,15 +84,18 @@ class PixelCache:
         Raises `DataError` with a reason code, naming the file.
         """
         try:
-            decoded = decode_with_size(data, short_side=self.short_side, limits=self.limits)
+            decoded = decode_with_size(
+                data, short_side=self.short_side, limits=self.limits, colours=self.colours
+            )
         except DataError as error:
             message = f"{self.samples.name(row)}: {error.message}"
             raise DataError(message, error.hint, code=error.code) from error
-        decoded.pixels.flags.writeable = False
-        self._keep(row, decoded.pixels)
+        self.keep(row, decoded.pixels)
         return decoded
 
-    def _keep(self, row: int, pixels: Pixels) -> None:
+    def keep(self, row: int, pixels: Pixels) -> None:
+        """Keep the pixels that `decode` would give for a row, while the budget lasts."""
+        pixels.flags.writeable = False
         with self._lock:
             if row not in self._kept and self._used + pixels.nbytes <= self.budget_bytes:
                 self._kept[row] = pixels
@@ -100,14 +109,22 @@ class PixelCache:
             short_side=self.short_side,
             budget_bytes=self.budget_bytes,
             limits=self.limits,
+            colours=self.colours,
         )
+        other.stamps = self.stamps.take(numbers)
         for new, old in enumerate(numbers.tolist()):
             if old in self._kept:
-                other._keep(new, self._kept[old])
+                other.keep(new, self._kept[old])
         return other
 
     def resized(self, short_side: int) -> PixelCache:
         """Return an empty cache over the same samples for another short side."""
-        return PixelCache(
-            self.samples, short_side=short_side, budget_bytes=self.budget_bytes, limits=self.limits
+        other = PixelCache(
+            self.samples,
+            short_side=short_side,
+            budget_bytes=self.budget_bytes,
+            limits=self.limits,
+            colours=self.colours,
         )
+        other.stamps = self.stamps
+        return other

@@ -8,14 +8,17 @@ import zlib
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-SUPPORTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+SUPPORTED = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
+
+_HEIF_BRANDS = frozenset(
+    {b"mif1", b"msf1", b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx"}
+)
 
 # Other kinds of pictures: they are named in the error, never decoded.
 _OTHER_PICTURES = (
     ("ICO", re.compile(rb"\x00\x00[\x01\x02]\x00[^\x00]\x00")),
     ("JPEG 2000", re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51")),
     ("JPEG XL", re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL ")),
-    ("HEIC", re.compile(rb"....ftyp(?:hei[cmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)),
     ("PSD", re.compile(rb"8BPS")),
     ("EPS", re.compile(rb"%!PS|\xc5\xd0\xd3\xc6")),
     ("SVG", re.compile(rb"\s*(?:<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg\b", re.DOTALL)),
@@ -55,8 +58,12 @@ def sniff(data: bytes) -> str | None:
         return "WEBP"
     if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         return "TIFF"
-    if data[4:8] == b"ftyp" and {b"avif", b"avis"} & _brands(data):
-        return "AVIF"
+    if data[4:8] == b"ftyp":
+        brands = _brands(data)
+        if {b"avif", b"avis"} & brands:
+            return "AVIF"
+        if _HEIF_BRANDS & brands:
+            return "HEIF"
     if data[:2] == b"BM" and len(data) >= 18 and data[15:18] == b"\x00\x00\x00":  # header size < 256
         return "BMP"
     return None
@@ -94,7 +101,24 @@ def ends_early(data: bytes, name: str) -> bool:
         return len(data) < int.from_bytes(data[4:8], "little") + 8
     if name == "BMP":
         return len(data) < int.from_bytes(data[2:6], "little")
+    if name in ("AVIF", "HEIF"):
+        return _boxes_are_cut(data)
     return False
+
+
+def _boxes_are_cut(data: bytes) -> bool:
+    """Tell whether the last of an ISO media file's outer boxes is longer than the file."""
+    position = 0
+    while position < len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        if length == 1:
+            length = int.from_bytes(data[position + 8 : position + 16], "big")
+        elif length == 0:  # it goes on to the end, wherever that is
+            return False
+        if length < 8:
+            return False
+        position += length
+    return position > len(data)
 
 
 def jpeg_without(data: bytes, marker: int) -> bytes:

@@ -8,9 +8,11 @@ strict simplejpeg accepted none of 200 truncated JPEGs where OpenCV and Pillow f
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import simplejpeg
@@ -28,7 +30,7 @@ from PIL import (
 
 from headstart.data import formats
 from headstart.data.limits import Limits
-from headstart.errors import DataError
+from headstart.errors import DataError, UsageError
 from headstart.types import Pixels, Size
 
 # Pillow reports odd metadata by warnings; a picture is used or refused, and that is said otherwise.
@@ -44,9 +46,26 @@ _PLUGINS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
+
+@cache
+def _heif_plugin() -> Callable[[io.BytesIO], ImageFile.ImageFile] | None:
+    """Return the reader of HEIF, which is in a package of its own, or None where that is missing."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    plugin: Callable[[io.BytesIO], ImageFile.ImageFile] = HeifImageFile
+    return plugin
+
+
 _UNSUPPORTED_WORDS = (
     *("cannot handle", "unsupported", "not implemented", "cannot load this image"),
     *("unknown pixel mode", "unknown raw mode", "unknown data organization"),
+)
+
+# What sounds as if it were unsupported, but is damage: JPEG has 8, 12 or 16 bits, and at least one scan.
+_DAMAGED_JPEG = re.compile(
+    r"unsupported marker type|cannot handle (?!12-|16-)\d+-bit layers|cannot load this image"
 )
 
 # What libjpeg-turbo's strict reading refuses though it does not touch the pixels: what its message
@@ -56,24 +75,61 @@ _HARMLESS_IN_JPEG = {"ICC marker": 0xE2, "JFIF revision": 0xE0, "Adobe color tra
 _ORIENTATION_TAG = 274
 _BITS_PER_SAMPLE_TAG = 258
 
+REASONS = frozenset(
+    {
+        *("EMPTY_FILE", "NOT_AN_IMAGE", "UNSUPPORTED_FORMAT", "TRUNCATED", "CORRUPT", "TOO_MANY_PIXELS"),
+        *("TOO_MANY_BYTES", "METADATA_BOMB", "ZERO_DIM", "UNSUPPORTED_MODE", "DECODER_CRASH"),
+    }
+)
+"""The codes of what can be wrong with a file's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """How a file's colours become channels.
+
+    `background`: red, green and blue, 0 … 255, which transparency is laid on. `channels`: 3 for RGB,
+    grey pictures getting three equal ones; 1 for grey, which of colours is the luma of ITU-R BT.601.
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise UsageError(f"pictures of {self.channels} channels cannot be had", "choose 3, or 1 for grey")
+        if len(self.background) != 3 or not all(0 <= part <= 255 for part in self.background):
+            raise UsageError(f"{self.background} is no background", "give three numbers from 0 to 255")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """A picture's pixels, and what it was before they were reduced.
 
-    `size`: (height, width) of the whole picture, upright. `format`: "JPEG", "PNG", …
+    `size`: (height, width) of the whole picture, upright. `format`: "JPEG", "PNG", … `mode`: its
+    pixels as Pillow names them ("RGB", "CMYK", "I;16", …). `orientation`: the EXIF one, 1 … 8, which
+    has been applied.
     """
 
     pixels: Pixels
     size: Size
     format: str
+    mode: str = "RGB"
+    orientation: int = 1
 
 
-def decode(data: bytes, *, short_side: int | None = None, limits: Limits | None = None) -> Pixels:
+def decode(
+    data: bytes,
+    *,
+    short_side: int | None = None,
+    limits: Limits | None = None,
+    colours: Colours | None = None,
+) -> Pixels:
     """Decode a picture file into uint8 (height, width, 3) RGB, upright.
 
-    The first frame is taken. Orientation (EXIF) is applied. Transparency is laid on white. Grey of
-    more than 8 bits is scaled to 0 … 255. Colour profiles are not applied.
+    The first frame is taken. Orientation (EXIF) is applied. Transparency is laid on white, and grey
+    becomes RGB, unless `colours` says otherwise. Grey of more than 8 bits is scaled to 0 … 255. Colour
+    profiles are not applied.
 
     With `short_side`, large pictures are reduced by one fixed rule, a pure function of the picture's
     size: a JPEG is decoded at 1/2, 1/4 or 1/8 as long as its short side stays at least `short_side`;
@@ -84,21 +140,31 @@ def decode(data: bytes, *, short_side: int | None = None, limits: Limits | None 
     UNSUPPORTED_FORMAT, TRUNCATED, CORRUPT, TOO_MANY_PIXELS, TOO_MANY_BYTES, METADATA_BOMB, ZERO_DIM,
     UNSUPPORTED_MODE.
     """
-    return decode_with_size(data, short_side=short_side, limits=limits).pixels
+    return decode_with_size(data, short_side=short_side, limits=limits, colours=colours).pixels
 
 
-def decode_with_size(data: bytes, *, short_side: int | None = None, limits: Limits | None = None) -> Decoded:
+def decode_with_size(
+    data: bytes,
+    *,
+    short_side: int | None = None,
+    limits: Limits | None = None,
+    colours: Colours | None = None,
+) -> Decoded:
     """Decode as `decode` does, and say how large the whole picture was."""
+    colours = colours or Colours()
     picture, name = _open(data, limits or Limits())
-    if name == "JPEG" and picture.mode in ("RGB", "L"):
-        height, width = picture.height, picture.width
-        pixels = _jpeg_pixels(data, (height, width), short_side)
-        if pixels is not None:
-            orientation = _orientation(picture)
-            whole = (width, height) if orientation >= 5 else (height, width)
-            return Decoded(_reduced(_upright(pixels, orientation), short_side), whole, name)
-    flat, whole = _pillow_pixels(picture, data, name, short_side)
-    return Decoded(flat, whole, name)
+    mode = picture.mode
+    pixels = None
+    if name == "JPEG" and mode in ("RGB", "L"):
+        pixels = _jpeg_pixels(data, (picture.height, picture.width), short_side, colours)
+    if pixels is None:
+        pixels = _pillow_pixels(picture, data, name, short_side, colours)
+    else:
+        pixels = _reduced(pixels, short_side)
+    # Pillow turns a TIFF when it is loaded, which also removes the mark.
+    orientation = _orientation(picture)
+    whole = (picture.width, picture.height) if orientation >= 5 else (picture.height, picture.width)
+    return Decoded(_upright(pixels, orientation), whole, name, mode, orientation)
 
 
 def size(data: bytes, *, limits: Limits | None = None) -> Size:
@@ -121,10 +187,11 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str]:
     if len(data) > limits.file_bytes:
         raise DataError(f"{len(data):,} bytes, more than {limits.file_bytes:,}", code="TOO_MANY_BYTES")
     name = formats.sniff(data)
-    if name is None:
-        raise _not_supported(data)
+    plugin = _heif_plugin() if name == "HEIF" else _PLUGINS.get(name or "")
+    if name is None or plugin is None:
+        raise _not_supported(data, name)
     try:
-        picture = _PLUGINS[name](io.BytesIO(data))
+        picture = plugin(io.BytesIO(data))
         width, height = picture.size
     except Exception as error:  # 3.4 % of Pillow's failures on hostile files are not OSError
         raise _damaged(data, name, error) from error
@@ -139,14 +206,13 @@ def _open(data: bytes, limits: Limits) -> tuple[ImageFile.ImageFile, str]:
     return picture, name
 
 
-def _not_supported(data: bytes) -> DataError:
-    other = formats.other_picture_format(data)
+def _not_supported(data: bytes, name: str | None) -> DataError:
+    other = name or formats.other_picture_format(data)
     if other:
-        return DataError(
-            f"{other} pictures are not supported",
-            f"convert them to one of {', '.join(formats.SUPPORTED)}",
-            code="UNSUPPORTED_FORMAT",
-        )
+        hint = f"convert them to one of {', '.join(_PLUGINS)}"
+        if other == "HEIF":
+            hint = f'install their reader with: pip install "headstart[heif]", or {hint}'
+        return DataError(f"{other} pictures are not supported", hint, code="UNSUPPORTED_FORMAT")
     what, hint = formats.what_else(data)
     return DataError(f"it is not a picture{f' but {what}' if what else ''}", hint, code="NOT_AN_IMAGE")
 
@@ -161,7 +227,8 @@ def _damaged(data: bytes, name: str, error: Exception) -> DataError:
     said = text.lower()
     if "decompressed data too large" in said or "too much memory used in text chunks" in said:
         return DataError(f"the {name} holds too much metadata: {text}", code="METADATA_BOMB")
-    if any(words in said for words in _UNSUPPORTED_WORDS):
+    misleading = name == "JPEG" and _DAMAGED_JPEG.search(said)
+    if not misleading and any(words in said for words in _UNSUPPORTED_WORDS):
         return DataError(f"this kind of {name} cannot be read: {text}", code="UNSUPPORTED_MODE")
     cut = any(words in said for words in ("truncated", "premature end", "end of file", "eof"))
     if cut or formats.ends_early(data, name):
@@ -189,7 +256,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None) -> Pixels | None:
+def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None, colours: Colours) -> Pixels | None:
     """Decode a grey or colour JPEG, scaled; None where its chroma layout is left to Pillow."""
     height, width = whole
     factor = 1
@@ -198,14 +265,18 @@ def _jpeg_pixels(data: bytes, whole: Size, short_side: int | None) -> Pixels | N
     try:
         # The smallest scale whose result has these sides is exactly 1 / factor.
         pixels: Pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), strict=True
+            data,
+            "GRAY" if colours.channels == 1 else "RGB",
+            min_height=-(-height // factor),
+            min_width=-(-width // factor),
+            strict=True,
         )
     except (ValueError, MemoryError, RuntimeError) as error:
         for words, marker in _HARMLESS_IN_JPEG.items():
             if words in str(error):
                 lighter = formats.jpeg_without(data, marker)
                 if len(lighter) < len(data):
-                    return _jpeg_pixels(lighter, whole, short_side)
+                    return _jpeg_pixels(lighter, whole, short_side, colours)
         if "subsampling level" in str(error):
             return None
         raise _damaged(data, "JPEG", error) from error
@@ -219,12 +290,15 @@ def _box(short: int, short_side: int | None) -> int:
 
 def _reduced(pixels: Pixels, short_side: int | None) -> Pixels:
     box = _box(min(pixels.shape[:2]), short_side)
-    return pixels if box == 1 else np.array(Image.fromarray(pixels).reduce(box))
+    if box == 1:
+        return pixels
+    flat = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return np.array(flat.reduce(box)).reshape(-(-pixels.shape[0] // box), -1, pixels.shape[2])
 
 
 def _pillow_pixels(
-    picture: ImageFile.ImageFile, data: bytes, name: str, short_side: int | None
-) -> tuple[Pixels, Size]:
+    picture: ImageFile.ImageFile, data: bytes, name: str, short_side: int | None, colours: Colours
+) -> Pixels:
     try:
         picture.load()  # a second call after a failure would return without an error: never ask twice
     except Exception as error:
@@ -232,20 +306,20 @@ def _pillow_pixels(
     if name == "PNG" and _may_lack_rows(picture) and formats.png_rows_are_missing(data):
         raise _damaged(data, name, ValueError("truncated: rows are missing"))
     try:
-        flat = _as_rgb(picture)
-        whole = flat.size
-        box = _box(min(whole), short_side)
+        flat = _as_rgb(picture, colours.background)
+        if colours.channels == 1:
+            flat = flat.convert("L")
+        box = _box(min(flat.size), short_side)
         pixels = np.asarray(flat.reduce(box) if box > 1 else flat)
     except DataError:
         raise
+    except MemoryError as error:
+        raise _damaged(data, name, error) from error
     except Exception as error:
         raise DataError(
             f"pixels of the mode {picture.mode} cannot be used: {error}", code="UNSUPPORTED_MODE"
         ) from error
-    # A TIFF was turned by Pillow when it was loaded, which also removed the mark.
-    orientation = _orientation(picture)
-    height, width = (whole[0], whole[1]) if orientation >= 5 else (whole[1], whole[0])
-    return _upright(pixels, orientation), (height, width)
+    return pixels.reshape(*pixels.shape[:2], colours.channels)
 
 
 def _may_lack_rows(picture: Image.Image) -> bool:
@@ -254,7 +328,7 @@ def _may_lack_rows(picture: Image.Image) -> bool:
     return not any(last.tobytes()) or bool(picture.info.get("interlace"))
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def _as_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     mode = picture.mode
     if mode.startswith("I;16"):
         return _from_16_bit(picture)
@@ -268,8 +342,8 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
         if mode == "La":
             picture = picture.convert("LA")
         transparent = picture.convert("RGBA")
-        white = Image.new("RGBA", transparent.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, transparent).convert("RGB")
+        below = Image.new("RGBA", transparent.size, (*background, 255))
+        return Image.alpha_composite(below, transparent).convert("RGB")
     return picture.convert("RGB")
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from tests.unit.data.mutations import mutated, photographs
 
-from headstart.data import decode
+from headstart.data import PixelCache, Samples, audit, decode, from_paths
+from headstart.data.children import DecodingChildren
 from headstart.errors import DataError
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::PIL"), pytest.mark.timeout(120)]
@@ -55,6 +60,55 @@ def test_verdicts_do_not_change_from_one_look_to_the_next(shared: Path, verdicts
     folder = shared / "data" / "odd_pictures"
     for name in sorted(verdicts)[::5]:
         assert verdict((folder / name).read_bytes()) == verdicts[name]
+
+
+def odd_samples(shared: Path) -> Samples:
+    folder = shared / "data" / "odd_pictures"
+    return from_paths(sorted(file for file in folder.iterdir() if file.name != "index.json"))
+
+
+def test_an_audit_gives_the_same_verdicts_for_any_number_of_threads_and_the_counts_add_up(
+    shared: Path, verdicts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = odd_samples(shared)
+    for cache, threads in (("first", 0), ("second", 3), ("second", 2)):  # the last one knows them all
+        monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / cache))
+        done = audit(PixelCache(samples, short_side=256), threads=threads)
+        found = {Path(path).name: code for path, code in zip(samples.paths, done.codes.tolist(), strict=True)}
+        assert found == verdicts
+        assert int(done.ok.sum()) + sum(done.counts().values()) == 447
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Path) -> dict[str, bytes]:
+    return photographs(shared / "data" / "catsdogs" / "train" / "cats" / "cat.0.jpg")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), st.integers(0, 2**32 - 1))
+def test_mutated_files_of_every_format_never_harm_their_decoder(
+    photos: dict[str, bytes], decoders: DecodingChildren, data: st.DataObject, seed: int
+) -> None:
+    name = data.draw(st.sampled_from(sorted(photos)))
+    random = np.random.default_rng(seed)
+    hostile = mutated(photos[name], list(photos.values()), random)
+    try:
+        code = "" if decoders.decode(hostile).pixels.size else "no pixels"
+    except DataError as error:
+        code = error.code
+    assert code in CODES | {""}
+
+
+@pytest.fixture(scope="module")
+def decoders() -> Iterator[DecodingChildren]:
+    with DecodingChildren(short_side=64) as children:
+        yield children
+
+
+def test_the_unmutated_files_are_pictures(photos: dict[str, bytes], decoders: DecodingChildren) -> None:
+    assert len(photos) >= 23
+    for data in photos.values():
+        assert min(decoders.decode(data).pixels.shape[:2]) >= 64
 
 
 def test_what_pillow_refuses_is_refused(verdicts: dict[str, str], index: list[dict[str, object]]) -> None:
