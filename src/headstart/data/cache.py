@@ -83,10 +83,11 @@ class PixelCache:
             message = f"{self.samples.name(row)}: {error.message}"
             raise DataError(message, error.hint, code=error.code) from error
         decoded.pixels.flags.writeable = False
-        self._keep(row, decoded.pixels)
+        self.keep(row, decoded.pixels)
         return decoded
 
-    def _keep(self, row: int, pixels: Pixels) -> None:
+    def keep(self, row: int, pixels: Pixels) -> None:
+        """Keep the pixels of a row while the budget lasts."""
         with self._lock:
             if row not in self._kept and self._used + pixels.nbytes <= self.budget_bytes:
                 self._kept[row] = pixels
@@ -103,7 +104,7 @@ class PixelCache:
         )
         for new, old in enumerate(numbers.tolist()):
             if old in self._kept:
-                other._keep(new, self._kept[old])
+                other.keep(new, self._kept[old])
         return other
 
     def resized(self, short_side: int) -> PixelCache:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headstart.data import batch_bounds, order
+from headstart.ordering import batch_bounds, order
 from headstart.types import World
 
 COUNTS = st.integers(0, 500)
