@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from pathlib import Path
 
 
@@ -14,11 +15,23 @@ def mark_used(path: Path) -> None:
 
 
 def drop_least_recent(folder: Path, budget_bytes: int) -> None:
-    """Delete the least recently used files of `folder` until the rest takes at most `budget_bytes`."""
+    """Delete the least recently used files of `folder` until the rest takes at most `budget_bytes`.
+
+    Files of one stem (`a.onnx`, `a.json`) are used, kept and deleted together.
+    """
+    together: defaultdict[str, list[tuple[os.stat_result, Path]]] = defaultdict(list)
     with contextlib.suppress(OSError):  # another process may be pruning, too
-        files = [(file.stat(), file) for file in folder.iterdir() if file.is_file()]
-        held = 0
-        for status, file in sorted(files, key=lambda entry: entry[0].st_mtime_ns, reverse=True):
-            held += status.st_size
-            if held > budget_bytes:
-                file.unlink(missing_ok=True)
+        for file in folder.iterdir():
+            if file.is_file():
+                together[file.stem].append((file.stat(), file))
+    held = 0
+    for group in sorted(together.values(), key=_last_used, reverse=True):
+        held += sum(status.st_size for status, _ in group)
+        if held > budget_bytes:
+            for _, file in group:
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
+
+
+def _last_used(group: list[tuple[os.stat_result, Path]]) -> int:
+    return max(status.st_mtime_ns for status, _ in group)
