@@ -6,7 +6,6 @@ frozen features. Every later step must earn its time against it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -290,7 +289,7 @@ class EightSteps:
         groups = len(self.learner.model.group_starts)
         learner = self.learner.precompute() if phase.precompute else self.learner
         # With the whole network each step costs; an epoch of them, or thirty, must do.
-        iterations = max(30, min(100, self._steps_per_epoch)) if whole else 100
+        iterations = max(30, min(100, self.data.steps_per_epoch)) if whole else 100
         found = learner.lr_find(
             [ratio ** (number + 1 - groups) for number in range(groups)],
             iterations=iterations,
@@ -313,10 +312,6 @@ class EightSteps:
         self.record(StepResult(step, title, reason, None, outcome, time.monotonic() - started))
         return rate
 
-    @property
-    def _steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data.rows("train")) / self.data.batch_size)
-
     def _choose_rate(self, found: FinderResult) -> tuple[float, str]:
         """Return the rate for the head, and why.
 
@@ -334,7 +329,7 @@ class EightSteps:
         if self.clock.budget is None:
             return phase
         learner = self.learner.precompute() if phase.precompute else self.learner
-        epoch = learner.seconds_per_step() * self._steps_per_epoch
+        epoch = learner.seconds_per_step() * self.data.steps_per_epoch
         seen = sum(len(self.data.rows(split)) for split in ("valid", "test"))
         # What follows the phase costs about a third of a training step for each picture and view.
         views = 1 + len(self.data.views)
