@@ -26,8 +26,8 @@ _COPY_STEP = 0x9E3779B97F4A7C15
 class EpochOrder(NamedTuple):
     """What an epoch gives to one process, in order.
 
-    `positions`: int64, positions 0 … count-1. `copies`: int64, how often the same position came before
-    in the whole epoch, over all processes: 0 for the first, 1 for its first copy.
+    `positions`: int64, positions 0 … count-1. `copies`: int64, which occurrence of its position it is,
+    numbered from 0 over the whole epoch and all processes, in no particular order.
     """
 
     positions: NDArray[np.int64]
@@ -82,7 +82,13 @@ def weighted_order(
     drawn = (_raw(count, seed, epoch) >> np.uint64(11)).astype(np.float64) * 2.0**-53 * upto[-1]
     positions = np.searchsorted(upto, drawn, side="right")
     last = int(np.flatnonzero(chances)[-1])
-    return _with_copies(np.minimum(positions, last).astype(np.int64, copy=False), world)
+    positions = np.minimum(positions, last).astype(np.int64, copy=False)
+    ranked = np.argsort(positions, kind="stable")
+    grouped = positions[ranked]
+    starts = np.searchsorted(grouped, grouped)  # where the first of each position lies
+    copies = np.empty(count, np.int64)
+    copies[ranked] = np.arange(count) - starts
+    return EpochOrder(_dealt(positions, world), _dealt(copies, world))
 
 
 def balanced_order(
@@ -91,17 +97,17 @@ def balanced_order(
     """Return positions with the rare cases repeated until no class is rarer than the largest.
 
     `labels`: class numbers (N,), or tags as 0 and 1 (N, classes). A row of a class of n samples comes
-    floor(m / n) or ceil(m / n) times, m being the size of the largest class, so that each class comes m
-    times; which rows get the one copy more changes with the epoch. A row of several tags counts as one
-    of its rarest tag. Rows without a label (-1) or without a tag come once. The copies of rare classes
-    are the over-sampling of Buda, Maki and Mazurowski (2018), arXiv:1710.05381, with the repeats of
-    Gupta, Dollár and Girshick (2019), arXiv:1908.03195, for tags.
+    floor(m / n) or ceil(m / n) times, m being the size of the largest class: each class comes m times, and
+    an epoch has classes x m samples. Which rows get the one copy more changes with the epoch. A row of
+    several tags counts as one of its rarest. Rows without a label (-1) or without a tag come once. The
+    copies of rare classes are the over-sampling of Buda, Maki and Mazurowski (2018), arXiv:1710.05381,
+    with the repeats of Gupta, Dollár and Girshick (2019), arXiv:1908.03195, for tags.
     """
     times = _times(labels, seed, epoch)
     positions = np.repeat(np.arange(len(times), dtype=np.int64), times)
-    if shuffle:
-        positions = positions[order(len(positions), seed=seed, epoch=epoch)]
-    return _with_copies(positions, world)
+    copies = np.arange(len(positions)) - np.repeat(np.cumsum(times) - times, times)
+    places = order(len(positions), seed=seed, epoch=epoch, shuffle=shuffle, world=world)
+    return EpochOrder(positions[places], copies[places])
 
 
 def _repeats(labels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -131,16 +137,6 @@ def _times(labels: NDArray[Any], seed: int, epoch: int) -> NDArray[np.int64]:
     extra = np.empty(len(repeats), np.float64)
     extra[within] = np.diff(combed, prepend=0.0)
     return (whole + extra).astype(np.int64)
-
-
-def _with_copies(positions: NDArray[np.int64], world: World) -> EpochOrder:
-    """Number the copies of each position over the whole epoch, then deal."""
-    ranked = np.argsort(positions, kind="stable")
-    grouped = positions[ranked]
-    starts = np.flatnonzero(np.diff(grouped, prepend=-1))
-    copies = np.empty(len(positions), np.int64)
-    copies[ranked] = np.arange(len(positions)) - np.repeat(starts, np.diff([*starts, len(positions)]))
-    return EpochOrder(_dealt(positions, world), _dealt(copies, world))
 
 
 def draw_ids(ids: NDArray[np.uint64], copies: NDArray[np.int64]) -> NDArray[np.uint64]:
