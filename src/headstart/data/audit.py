@@ -248,7 +248,7 @@ class _Look:
         if known is not None and not self.keep_pixels:
             return known.facts
         if known is not None:
-            return facts_of(self.cache.decode(row, data))
+            return facts_of(self.cache.decode(row, data, sha256=sha256))
         decoded = self._decoded(row, data, sha256)
         facts = facts_of(decoded)
         self.known.add(sha256, Known("", "", facts))
@@ -261,7 +261,7 @@ class _Look:
             if not isinstance(error, CrashError) or error.lasting:
                 self.known.add(sha256, Known(error.code, error.message, NOTHING))
             raise self._named(row, error) from error
-        self.cache.keep(row, decoded.pixels)
+        self.cache.store(row, decoded, sha256)
         return decoded
 
     def _named(self, row: int, error: DataError) -> DataError:

@@ -25,7 +25,7 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     if steps.clock.budget is None:
         return phase
     learner = steps.learner.precompute() if phase.precompute else steps.learner
-    epoch = learner.seconds_per_step() * steps.steps_per_epoch
+    epoch = learner.seconds_per_step() * steps.data.steps_per_epoch
     seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
     # What follows the phase costs about a third of a training step for each picture and view.
     views = 1 + len(steps.data.views)
@@ -89,7 +89,7 @@ def _find_rate(steps: EightSteps, phase: Phase, ratio: float) -> float:
     groups = len(steps.learner.model.group_starts)
     learner = steps.learner.precompute() if phase.precompute else steps.learner
     # With the whole network each step costs; an epoch of them, or thirty, must do.
-    iterations = max(30, min(100, steps.steps_per_epoch)) if whole else 100
+    iterations = max(30, min(100, steps.data.steps_per_epoch)) if whole else 100
     found = learner.lr_find(
         [ratio ** (number + 1 - groups) for number in range(groups)],
         iterations=iterations,
