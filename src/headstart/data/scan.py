@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from headstart.data.classes import case_twins, natural, refuse_twins
 from headstart.data.samples import Samples, shown
 from headstart.errors import DataError, InputMissingError
 
@@ -49,12 +49,6 @@ class Part(NamedTuple):
 
     by_class: dict[str, list[Found]]
     loose: list[Found]
-
-
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Return a sort key under which "class 9" comes before "class 10", whatever the case."""
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
 
 
 def is_junk(name: str) -> bool:
@@ -238,7 +232,7 @@ def _assemble(
     if "test" in found and not set(by_split["test"]) & set(classes):
         unlabelled = unlabelled + [row for rows in by_split.pop("test").values() for row in rows]
         notes.append(f"{shown(folders['test'])} has no class folders: its pictures count as unlabelled")
-    _refuse_twins(name for by_class in by_split.values() for name in by_class)
+    refuse_twins(name for by_class in by_split.values() for name in by_class)
     _refuse_unknown(by_split, classes)
     if len(classes) < 2:
         raise DataError(
@@ -246,7 +240,7 @@ def _assemble(
             LAYOUT_HINT,
             code="ONE_CLASS",
         )
-    notes += _case_twins(classes)
+    notes += case_twins(classes)
     walk.skipped["pictures outside a class folder"] = sum(
         len(part.loose) for split, part in found.items() if split != "test"
     )
@@ -313,29 +307,6 @@ def _refuse_unknown(found: dict[str, dict[str, list[Found]]], classes: tuple[str
                 f"classes are matched by name; train has {', '.join(map(shown, classes[:8]))}",
                 code="UNKNOWN_CLASS",
             )
-
-
-def _refuse_twins(names: Iterable[str]) -> None:
-    """Raise for names that differ only in how their accents are encoded."""
-    seen: dict[str, str] = {}
-    for name in names:
-        twin = seen.setdefault(unicodedata.normalize("NFC", name), name)
-        if twin != name:
-            raise DataError(
-                f"two classes are both called {shown(name)}, with accents encoded in two ways",
-                f"rename one: {twin!a} and {name!a}",
-                code="TWIN_CLASSES",
-            )
-
-
-def _case_twins(classes: tuple[str, ...]) -> list[str]:
-    seen: dict[str, str] = {}
-    notes = []
-    for name in classes:
-        twin = seen.setdefault(name.casefold(), name)
-        if twin != name:
-            notes.append(f"{shown(twin)} and {shown(name)} differ only in case and are two classes")
-    return notes
 
 
 def _without_repeated_links(
