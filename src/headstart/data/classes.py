@@ -140,10 +140,21 @@ def encode_tags(texts: Sequence[str], delimiter: str, classes: Sequence[str] | N
     if not delimiter:
         raise UsageError("the label delimiter is empty", "give what separates the tags, such as ' ' or ','")
     codes, kinds = _distinct(texts)
-    tags = [[tag.strip() for tag in kind.split(delimiter)] for kind in kinds]
+    by_kind = encode_tag_lists([kind.split(delimiter) for kind in kinds], classes)
+    return by_kind.take(codes)
+
+
+def encode_tag_lists(rows: Sequence[Sequence[str]], classes: Sequence[str] | None = None) -> Labels:
+    """Turn a list of tags for each row into 0 and 1 for each tag, as `encode_tags` does."""
+    tags = [[tag.strip() for tag in row] for row in rows]
     order = _order((tag for row in tags for tag in row if tag), classes)
     position = {name: number for number, name in enumerate(order)}
-    by_kind = np.zeros((len(kinds), len(order)), np.uint8)
+    values = np.zeros((len(rows), len(order)), np.uint8)
     for number, row in enumerate(tags):
-        by_kind[number, [position[tag] for tag in row if tag]] = 1
-    return Labels(by_kind[codes], order, Task.MULTI_LABEL, fixed=classes is not None)
+        values[number, [position[tag] for tag in row if tag]] = 1
+    return Labels(values, order, Task.MULTI_LABEL, fixed=classes is not None)
+
+
+def no_labels(count: int) -> Labels:
+    """Return the labels of rows that have none and need none: pictures to predict."""
+    return Labels(np.full(count, -1, np.int64), (), fixed=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from headstart.data.samples import shown
-from headstart.errors import InputMissingError, StorageError, UsageError
+from headstart.errors import DataError, InputMissingError, StorageError, UsageError
 
 
 def is_remote(place: str) -> bool:
@@ -54,13 +54,13 @@ def _explained(url: str) -> Iterator[None]:
 def read_remote(url: str, offset: int = 0, length: int | None = None, *, most: int | None = None) -> bytes:
     """Return the bytes of a remote file, or `length` of them from `offset` on.
 
-    Raises `InputMissingError` when it is not there or closed to us, `StorageError` when the store fails
-    or the file has more than `most` bytes.
+    Raises `InputMissingError` when it is not there or closed to us, `StorageError` when the store fails,
+    and `DataError` TOO_MANY_BYTES for a whole file of more than `most` bytes.
     """
     with _explained(url):
         files, path = _opened(url)
         if length is None and most is not None and int(files.info(path)["size"] or 0) > most:
-            raise StorageError(f"{shown(url)} has more than {most:,} bytes", "read a smaller one")
+            raise DataError(f"{shown(url)} has more than {most:,} bytes", code="TOO_MANY_BYTES")
         end = None if length is None else offset + length
         data: bytes = files.cat_file(path, start=offset, end=end)
         return data

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headstart.data.limits import Limits
 from headstart.errors import DataError, InputMissingError, StorageError, UsageError
-from headstart.storage import content_key
+from headstart.storage import content_key, sha256_bytes
 from headstart.types import Task
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Samples:
 
     @cached_property
     def ids(self) -> NDArray[np.uint64]:
-        """Stable ids, uint64 (N,): a hash of the name, else of the relative path and the place in the file."""
+        """Stable ids, uint64 (N,): a hash of the name, else of the path and the place in the file."""
         texts = [text.encode("utf-8", "surrogateescape") for text in self.names or self.paths]
         if self.names is None and self.offset is not None:
             texts = [b"%b@%d" % pair for pair in zip(texts, self.offset.tolist(), strict=True)]
@@ -251,7 +251,7 @@ class Samples:
             self.labels.astype("|u1" if self.task is Task.MULTI_LABEL else "<i8"),
             self.split.astype("<U5"),
         )
-        hashes = [hashlib.sha256(np.ascontiguousarray(column)).hexdigest() for column in columns]
+        hashes = [sha256_bytes(column.tobytes()) for column in columns]
         return content_key(len(self), hashes, list(self.classes), str(self.task))
 
     def describe(self) -> str:

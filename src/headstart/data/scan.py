@@ -325,6 +325,24 @@ def _without_repeated_links(
     return kept
 
 
+def list_pictures(path: str | os.PathLike[str]) -> tuple[Path, list[str], Counter[str]]:
+    """List all that could be a picture in a folder and below: the root, the paths, what was left out.
+
+    Raises `InputMissingError` when there is no such folder or nothing in it.
+    """
+    root = _existing(path, "a folder of pictures")
+    if not root.is_dir():
+        raise InputMissingError(f"{shown(str(path))} is a file, not a folder", "give a folder of pictures")
+    walk = _Walk(root)
+    rows = _without_repeated_links([(row, -1, "") for row in walk.pictures("")], walk.skipped)
+    if not rows:
+        raise InputMissingError(
+            f"there are no pictures in {shown(str(root))}" + _left_out(walk.skipped),
+            f"looked for {', '.join(PICTURE_SUFFIXES[:6])}, …",
+        )
+    return root, [row.path for row, _, _ in rows], walk.skipped
+
+
 def from_paths(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> Samples:
     """List pictures without labels, for prediction: files as given, folders with all below them.
 
