@@ -132,10 +132,7 @@ def samples_from_rows(root: str | Path, rows: Rows, rules: Rules) -> Samples:
     rows = replace(rows, pictures=_placed(rows, str(root), rules))
     rows = _without_repeats(rows, skipped)
     rows = _without_missing(rows, str(root), rules, skipped)
-    split = _splits(rows)
-    rows, split = _settle_unlabelled(rows, split, rules, skipped)
-    notes: list[str] = []
-    rows, split = _settle_classes(rows, split, rules, skipped, notes)
+    rows, split, notes = settle(rows, rules, skipped)
     paths = tuple(rows.pictures.tolist())
     return Samples(
         root=Path.cwd() if is_remote(str(root)) else Path(root),
@@ -144,11 +141,22 @@ def samples_from_rows(root: str | Path, rows: Rows, rules: Rules) -> Samples:
         classes=rows.labels.classes,
         split=split,
         task=rows.labels.task,
-        group=_groups(rows.group),
+        group=group_numbers(rows.group),
         names=paths if is_remote(str(root)) else None,
         skipped={why: count for why, count in sorted(skipped.items()) if count},
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def settle(rows: Rows, rules: Rules, skipped: Counter[str]) -> tuple[Rows, NDArray[np.str_], tuple[str, ...]]:
+    """Settle the parts, what has no label, and the classes: the rows that stay, their parts, what to say.
+
+    Raises `DataError` BAD_SPLIT, NO_LABEL, UNKNOWN_CLASS, ONE_CLASS, TWIN_CLASSES.
+    """
+    rows, split = _settle_unlabelled(rows, _splits(rows), rules, skipped)
+    notes: list[str] = []
+    rows, split = _settle_classes(rows, split, rules, skipped, notes)
+    return rows, split, tuple(notes)
 
 
 def _rooted(root: str | Path, rules: Rules) -> tuple[str | Path, Rules]:
@@ -379,7 +387,7 @@ def _refuse_few(labels: Labels) -> None:
         )
 
 
-def _groups(texts: NDArray[np.object_] | None) -> NDArray[np.int64] | None:
+def group_numbers(texts: NDArray[np.object_] | None) -> NDArray[np.int64] | None:
     """Return a number for each group; a row without one is a group of its own."""
     if texts is None:
         return None

@@ -6,9 +6,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +34,20 @@ _JUNK = frozenset(
 )
 
 LAYOUT_HINT = "expected one folder for each class, or train/ and valid/ with one folder for each class inside"
+
+
+class Entry(Protocol):
+    """What a walk asks of an entry of a folder; `os.DirEntry` answers it."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+
+    def is_symlink(self) -> bool:
+        """Tell whether it is a link."""
+
+    def inode(self) -> int:
+        """Return a number that no other file of the same device has."""
 
 
 class Found(NamedTuple):
@@ -64,16 +78,21 @@ def has_picture_name(name: str) -> bool:
 
 
 @dataclass
-class _Walk:
+class Walk:
     """One walk over a folder; counts what it leaves out."""
 
     root: Path
     skipped: Counter[str] = field(default_factory=Counter)
     followed: set[tuple[int, int]] = field(default_factory=set)
 
-    def entries(self, folder: str) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    def uncounted(self) -> Walk:
+        """Return the same walk, whose counts are its own: for a look ahead."""
+        return replace(self, skipped=Counter())
+
+    def entries(self, folder: str) -> tuple[list[Entry], list[Entry]]:
         """Return the folders and the other entries of `folder` (relative to the root), sorted."""
-        folders, files = [], []
+        folders: list[Entry] = []
+        files: list[Entry] = []
         try:
             with os.scandir(self.root / folder) as listing:
                 found = sorted(listing, key=lambda entry: natural(entry.name))
@@ -91,7 +110,7 @@ class _Walk:
                 files.append(entry)
         return folders, files
 
-    def candidates(self, folder: str, files: list[os.DirEntry[str]], *, linked: bool) -> list[Found]:
+    def candidates(self, folder: str, files: list[Entry], *, linked: bool) -> list[Found]:
         """Return those of a folder's files whose names do not say that they are something else."""
         found = []
         device = self._identity(folder)[0]
@@ -170,7 +189,9 @@ def _existing(path: str | os.PathLike[str], what: str) -> Path:
     return full
 
 
-def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = False) -> Samples:
+def scan_folder(
+    path: str | os.PathLike[str], *, drop_empty_classes: bool = False, drop_unseen_classes: bool = False
+) -> Samples:
     """List the pictures of a folder that has one folder for each class.
 
     Either the classes lie directly in `path` (every row's split is ""), or in `train` (`training`),
@@ -182,22 +203,27 @@ def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = Fals
 
     Raises `InputMissingError` when there is no such folder or nothing in it that could be a picture,
     and `DataError` when the classes make no sense: fewer than two, an empty one (unless
-    `drop_empty_classes`), one that only `valid` or `test` has, two names that look the same.
+    `drop_empty_classes`), one that only `valid` or `test` has (unless `drop_unseen_classes`, which leaves
+    it out and counts it), two names that look the same.
     """
     root = _existing(path, "a folder of pictures")
     if not root.is_dir():
         raise InputMissingError(f"{shown(str(path))} is a file, not a folder", LAYOUT_HINT)
-    walk = _Walk(root)
-    names = [entry.name for entry in _Walk(root).entries("")[0]]
-    folders = _split_folders(root, names)
+    return scan(Walk(root), drop_empty_classes=drop_empty_classes, drop_unseen_classes=drop_unseen_classes)
+
+
+def scan(walk: Walk, *, drop_empty_classes: bool = False, drop_unseen_classes: bool = False) -> Samples:
+    """Read the layout of what `walk` walks over, as `scan_folder` does."""
+    names = [entry.name for entry in walk.uncounted().entries("")[0]]
+    folders = _split_folders(walk, names)
     found = {split: walk.part(folder) for split, folder in folders.items()}
     if "" not in folders:
         walk.skipped["folders beside train"] = len(names) - len(folders)
         walk.skipped["pictures beside train"] = len(walk.candidates("", walk.entries("")[1], linked=False))
-    return _assemble(walk, found, folders, drop_empty_classes)
+    return _assemble(walk, found, folders, drop_empty_classes, drop_unseen_classes)
 
 
-def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
+def _split_folders(walk: Walk, names: list[str]) -> dict[str, str]:
     """Return the folder of each split, or {"": ""} where the folders in the root are classes."""
     folders: dict[str, str] = {}
     for split, allowed in SPLIT_FOLDERS.items():
@@ -214,13 +240,17 @@ def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
         if folders and not others:
             raise DataError(f"there is {' and '.join(folders.values())} but no train folder", LAYOUT_HINT)
         return {"": ""}
-    has_classes = bool(_Walk(root).entries(folders["train"])[0])
+    has_classes = bool(walk.uncounted().entries(folders["train"])[0])
     # Without folders inside, and beside others, "train" is a class that happens to have this name.
     return {"": ""} if others and not has_classes else folders
 
 
 def _assemble(
-    walk: _Walk, found: dict[str, Part], folders: dict[str, str], drop_empty_classes: bool
+    walk: Walk,
+    found: dict[str, Part],
+    folders: dict[str, str],
+    drop_empty_classes: bool,
+    drop_unseen_classes: bool,
 ) -> Samples:
     """Make the table from what was found in each split."""
     first = next(iter(found))  # "train", or "" for all
@@ -233,6 +263,8 @@ def _assemble(
         unlabelled = unlabelled + [row for rows in by_split.pop("test").values() for row in rows]
         notes.append(f"{shown(folders['test'])} has no class folders: its pictures count as unlabelled")
     refuse_twins(name for by_class in by_split.values() for name in by_class)
+    if drop_unseen_classes:
+        by_split = _without_unknown(walk, by_split, classes)
     _refuse_unknown(by_split, classes)
     if len(classes) < 2:
         raise DataError(
@@ -263,7 +295,7 @@ def _assemble(
     )
 
 
-def _refuse_nothing(walk: _Walk, part: Part, folder: str) -> None:
+def _refuse_nothing(walk: Walk, part: Part, folder: str) -> None:
     """Raise where no class has a picture."""
     if any(part.by_class.values()):
         return
@@ -298,13 +330,24 @@ def _classes(by_class: dict[str, list[Found]], drop_empty: bool, notes: list[str
     return tuple(name for name in by_class if by_class[name])
 
 
+def _without_unknown(
+    walk: Walk, found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]
+) -> dict[str, dict[str, list[Found]]]:
+    unknown = [len(rows) for part in found.values() for name, rows in part.items() if name not in classes]
+    walk.skipped["pictures of classes that train has not"] = sum(unknown)
+    return {
+        split: {name: rows for name, rows in part.items() if name in classes} for split, part in found.items()
+    }
+
+
 def _refuse_unknown(found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]) -> None:
     for split, by_class in found.items():
         unknown = [name for name, rows in by_class.items() if rows and name not in classes]
         if split not in ("", "train") and unknown:
             raise DataError(
                 f"class {', '.join(map(shown, unknown[:5]))} is in {split} but not in train",
-                f"classes are matched by name; train has {', '.join(map(shown, classes[:8]))}",
+                f"classes are matched by name, and train has {', '.join(map(shown, classes[:8]))}; put "
+                "pictures of it there too, or leave it out with --drop-unseen-classes",
                 code="UNKNOWN_CLASS",
             )
 
@@ -333,7 +376,7 @@ def list_pictures(path: str | os.PathLike[str]) -> tuple[Path, list[str], Counte
     root = _existing(path, "a folder of pictures")
     if not root.is_dir():
         raise InputMissingError(f"{shown(str(path))} is a file, not a folder", "give a folder of pictures")
-    walk = _Walk(root)
+    walk = Walk(root)
     rows = _without_repeated_links([(row, -1, "") for row in walk.pictures("")], walk.skipped)
     if not rows:
         raise InputMissingError(
@@ -357,7 +400,7 @@ def from_paths(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str])
         if not full.is_dir():
             names.append(text)
             continue
-        walk = _Walk(full)
+        walk = Walk(full)
         names += [str(Path(text, row.path).as_posix()) for row in walk.pictures("")]
         skipped.update(walk.skipped)
     if not names:
