@@ -158,7 +158,7 @@ def _zip_members(archive: Path) -> list[Member]:
                 stream.seek(entry.header_offset)
                 members.append(_located(entry, stream.read(_LOCAL_HEADER.size), size, name))
     # What the module raises for damaged files is not one family.
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, OverflowError) as error:
         raise DataError(
             f"{shown(name)} is not a zip file that can be read: {shown(str(error))}",
             "fetch or pack it again",

@@ -146,6 +146,8 @@ def _csv(data: bytes, place: str, table: Table) -> pd.DataFrame:
         following = next((line for line in lines if line), [])
     except csv.Error as error:
         raise DataError(f"{shown(place)}: {error}", "save it as CSV again", code="NOT_A_TABLE") from error
+    if not names:
+        raise InputMissingError(f"{shown(place)} is empty", "give a header and one row for each picture")
     if len(following) > len(names) and any(following[len(names) :]):
         raise DataError(
             f"{shown(place)} has {len(following)} cells in row 2 and {len(names)} in row 1",
@@ -172,7 +174,7 @@ def _csv(data: bytes, place: str, table: Table) -> pd.DataFrame:
         ) from error
     # Rows are called by their numbers, so blank lines are dropped only after these are given.
     frame.index += 1
-    maybe_blank = frame[0].isin(["", np.nan]) if width else pd.Series(dtype=bool)
+    maybe_blank = frame[0].isin(["", np.nan])
     if maybe_blank.any():
         blank = frame[maybe_blank].isin(["", np.nan]).all(axis=1)
         frame = frame.drop(index=blank.index[blank])
@@ -212,10 +214,7 @@ def _samples(
 ) -> Samples:
     columns = [_found(frame, column, place) for column in table.wanted]
     if not len(frame):
-        raise InputMissingError(
-            f"{place} has a header and no rows" if len(frame.columns) else f"{place} is empty",
-            "give one row for each picture",
-        )
+        raise InputMissingError(f"{place} has no rows", "give one row for each picture")
     texts = [_text(frame.iloc[:, column]) for column in columns]
     after_labels = len(texts) - (table.split is not None) - (table.group is not None)
     rows = rows_of(
