@@ -119,12 +119,10 @@ def _order(found: Iterable[str], classes: Sequence[str] | None) -> tuple[str, ..
 def encode_labels(texts: Sequence[str], classes: Sequence[str] | None = None) -> Labels:
     """Turn one label a row, as text ("" where there is none), into numbers.
 
-    Space around a label is not part of it; nothing else is changed, so that "01" and "1" are two
-    classes. The classes are in natural order of their names, or `classes` as given. Raises `DataError`
+    Nothing about a label is changed, so that "01" and "1" are two classes. The classes are in natural order of their names, or `classes` as given. Raises `DataError`
     UNKNOWN_CLASS for a label that is not among the given ones.
     """
-    codes, kinds = _distinct(texts)
-    names = [kind.strip() for kind in kinds]
+    codes, names = _distinct(texts)
     order = _order((name for name in names if name), classes)
     position = {name: number for number, name in enumerate(order)}
     numbers = np.array([position.get(name, -1) for name in names], np.int64)
@@ -135,22 +133,22 @@ def encode_labels(texts: Sequence[str], classes: Sequence[str] | None = None) ->
 def encode_tags(texts: Sequence[str], delimiter: str, classes: Sequence[str] | None = None) -> Labels:
     """Turn text that holds a row's tags, separated by `delimiter`, into 0 and 1 for each tag.
 
-    Empty text is a row with no tags, which is a valid negative. The order is as in `encode_labels`.
+    Space around a tag is not part of it. Empty text is a row with no tags, a valid negative. The order is as in `encode_labels`.
     """
     if not delimiter:
         raise UsageError("the label delimiter is empty", "give what separates the tags, such as ' ' or ','")
     codes, kinds = _distinct(texts)
-    by_kind = encode_tag_lists([kind.split(delimiter) for kind in kinds], classes)
+    tags = [[tag.strip() for tag in kind.split(delimiter)] for kind in kinds]
+    by_kind = encode_tag_lists(tags, classes)
     return by_kind.take(codes)
 
 
 def encode_tag_lists(rows: Sequence[Sequence[str]], classes: Sequence[str] | None = None) -> Labels:
     """Turn a list of tags for each row into 0 and 1 for each tag, as `encode_tags` does."""
-    tags = [[tag.strip() for tag in row] for row in rows]
-    order = _order((tag for row in tags for tag in row if tag), classes)
+    order = _order((tag for row in rows for tag in row if tag), classes)
     position = {name: number for number, name in enumerate(order)}
     values = np.zeros((len(rows), len(order)), np.uint8)
-    for number, row in enumerate(tags):
+    for number, row in enumerate(rows):
         values[number, [position[tag] for tag in row if tag]] = 1
     return Labels(values, order, Task.MULTI_LABEL, fixed=classes is not None)
 

@@ -69,10 +69,10 @@ def expand(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
     given = [places] if isinstance(places, str | os.PathLike) else list(places)
     shards: list[str] = []
     for place in given:
-        for part in _braces(os.path.expanduser(os.fspath(place))):
-            shards += _matching(part)
-            if len(shards) > MAX_SHARDS:
-                raise UsageError(f"{shown(str(place))} means more than {MAX_SHARDS:,} shards", "give fewer")
+        meant = list(itertools.islice(_braces(os.path.expanduser(os.fspath(place))), MAX_SHARDS + 1))
+        if len(meant) > MAX_SHARDS:
+            raise UsageError(f"{shown(str(place))} means more than {MAX_SHARDS:,} shards", "give fewer")
+        shards += [shard for part in meant for shard in _matching(part)]
     if not shards:
         named = ", ".join(shown(str(place)) for place in given[:3])
         raise InputMissingError(

@@ -70,7 +70,7 @@ def read_table(
     """Read the pictures that a CSV or Parquet file lists; `path` may be a URL.
 
     The pictures' paths are relative to `root`, by default the table's folder. Cells are text: "01" is
-    not "1", and "NA" is a name. The separator of a CSV is the comma, semicolon or tab that its first line
+    not "1", and "NA" is a name; space around a label is not part of it. The separator of a CSV is the comma, semicolon or tab that its first line
     has most of. Rows are numbered as a spreadsheet does: the header is row 1. Raises
     `InputMissingError`, `UsageError` for a column that is not there, and `DataError`: NOT_TEXT (naming
     the byte that is not in the encoding), NOT_A_TABLE, and those of `samples_from_rows`.
@@ -293,7 +293,7 @@ def _labels(
         return encode_tag_lists(lists, classes)
     if table.label_delimiter is not None:
         return encode_tags(texts[0].tolist(), table.label_delimiter, classes)
-    return encode_labels(texts[0].tolist(), classes)
+    return encode_labels([text.strip() for text in texts[0].tolist()], classes)
 
 
 def _lists(column: pd.Series[Any]) -> list[list[str]] | None:
