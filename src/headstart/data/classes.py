@@ -119,8 +119,9 @@ def _order(found: Iterable[str], classes: Sequence[str] | None) -> tuple[str, ..
 def encode_labels(texts: Sequence[str], classes: Sequence[str] | None = None) -> Labels:
     """Turn one label a row, as text ("" where there is none), into numbers.
 
-    Nothing about a label is changed, so that "01" and "1" are two classes. The classes are in natural order of their names, or `classes` as given. Raises `DataError`
-    UNKNOWN_CLASS for a label that is not among the given ones.
+    Nothing about a label is changed, so that "01" and "1" are two classes. The classes are in natural order
+    of their names, or `classes` as given. Raises `DataError` UNKNOWN_CLASS for a label that is not among the
+    given ones.
     """
     codes, names = _distinct(texts)
     order = _order((name for name in names if name), classes)
@@ -133,7 +134,8 @@ def encode_labels(texts: Sequence[str], classes: Sequence[str] | None = None) ->
 def encode_tags(texts: Sequence[str], delimiter: str, classes: Sequence[str] | None = None) -> Labels:
     """Turn text that holds a row's tags, separated by `delimiter`, into 0 and 1 for each tag.
 
-    Space around a tag is not part of it. Empty text is a row with no tags, a valid negative. The order is as in `encode_labels`.
+    Space around a tag is not part of it. Empty text is a row with no tags, a valid negative. The order is as
+    in `encode_labels`.
     """
     if not delimiter:
         raise UsageError("the label delimiter is empty", "give what separates the tags, such as ' ' or ','")

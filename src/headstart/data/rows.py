@@ -327,7 +327,7 @@ def _settle_classes(
     refuse_twins(labels.classes)
     if not labels.fixed:
         labels = labels.only(labels.counts() > 0)
-    learnable = (split == "train") if np.any(split == "train") else (split == "")
+    learnable = (split == "train") | (split == "")  # what is undecided may still train
     unseen = (labels.counts(learnable) == 0) & (labels.counts() > 0)
     if unseen.any():
         seen_in = _refuse_unseen if not rules.drop_unseen_classes else _drop_unseen
@@ -343,7 +343,7 @@ def _refuse_unseen(
     where = np.flatnonzero(_has_any(rows.labels, unseen)).astype(np.int64)
     names = [name for name, alone in zip(rows.labels.classes, unseen.tolist(), strict=True) if alone]
     raise DataError(
-        f"class {', '.join(map(shown, names[:5]))} is in {split[where[0]] or 'no part'} but not in train: "
+        f"class {', '.join(map(shown, names[:5]))} is in {split[where[0]]} but not in train: "
         f"{rows.named(where)}",
         "nothing could learn it: move a picture of it to train, or leave it out with --drop-unseen-classes",
         code="UNKNOWN_CLASS",

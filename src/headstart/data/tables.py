@@ -69,11 +69,11 @@ def read_table(
 ) -> Samples:
     """Read the pictures that a CSV or Parquet file lists; `path` may be a URL.
 
-    The pictures' paths are relative to `root`, by default the table's folder. Cells are text: "01" is
-    not "1", and "NA" is a name; space around a label is not part of it. The separator of a CSV is the comma, semicolon or tab that its first line
-    has most of. Rows are numbered as a spreadsheet does: the header is row 1. Raises
-    `InputMissingError`, `UsageError` for a column that is not there, and `DataError`: NOT_TEXT (naming
-    the byte that is not in the encoding), NOT_A_TABLE, and those of `samples_from_rows`.
+    The pictures' paths are relative to `root`, by default the table's folder. Cells are text: "01" is not
+    "1", and "NA" is a name; space around a label is not part of it. The separator of a CSV is the comma,
+    semicolon or tab that its first line has most of. Rows are numbered as a spreadsheet does: the header is
+    row 1. Raises `InputMissingError`, `UsageError` for a column that is not there, and `DataError`: NOT_TEXT
+    (naming the byte that is not in the encoding), NOT_A_TABLE, and those of `samples_from_rows`.
     """
     chosen, place = table or Table(), os.fspath(path)
     data = _bytes(place)

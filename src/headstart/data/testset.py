@@ -71,6 +71,14 @@ def with_test_set(samples: Samples, test: Samples) -> Samples:
 
 def _matched(samples: Samples, test: Samples) -> NDArray[Any]:
     """Return the test labels as positions in the classes of `samples`."""
+    if samples.task is Task.MULTI_LABEL and test.task is not Task.MULTI_LABEL:
+        raise DataError(
+            "the test set has no tags: without them a picture would count as one that has none",
+            "give a table of its tags, or predict it afterwards with headstart predict",
+            code="NO_LABEL",
+        )
+    if samples.task is not test.task:
+        raise UsageError("the test set has tags, the pictures to learn from have classes")
     unknown = [name for name in test.classes if name not in samples.classes and test.counts()[name]]
     if unknown:
         raise DataError(
@@ -81,15 +89,7 @@ def _matched(samples: Samples, test: Samples) -> NDArray[Any]:
     position = {name: number for number, name in enumerate(samples.classes)}
     numbers = np.array([position.get(name, -1) for name in test.classes], np.int64)
     if samples.task is Task.SINGLE_LABEL:
-        if test.task is not Task.SINGLE_LABEL:
-            raise UsageError("the test set has tags, the pictures to learn from have classes")
         return np.asarray(np.append(numbers, -1)[test.labels], np.int64)
-    if test.task is not Task.MULTI_LABEL:
-        raise DataError(
-            "the test set has no tags: without them a picture would count as one that has none",
-            "give a table of its tags, or predict it afterwards with headstart predict",
-            code="NO_LABEL",
-        )
     labels = np.zeros((len(test), len(samples.classes)), np.uint8)
     known = numbers >= 0
     labels[:, numbers[known]] = test.labels[:, known]
