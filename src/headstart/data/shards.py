@@ -186,37 +186,37 @@ def from_shards(
 
 def _pictures(shard: str, skipped: Counter[str]) -> list[_Picture]:
     """Return the pictures of a shard in their order, with the text of their labels."""
-    by_key: dict[str, list[Member]] = defaultdict(list)
+    images: dict[str, list[Member]] = defaultdict(list)
+    labels: dict[str, dict[str, Member]] = defaultdict(dict)
     found: list[_Picture] = []
     with _opened(shard) as (read, size):
         for member in tar_members(read, size, shard):
             suffix = _suffix(member.name)
-            if suffix not in LABEL_SUFFIXES and suffix not in PICTURE_SUFFIXES:
+            key = member.name[: len(member.name) - len(suffix)]
+            if suffix in PICTURE_SUFFIXES:
+                images[key].append(member)
+            elif suffix in LABEL_SUFFIXES:
+                labels[key][suffix] = member
+            else:
                 skipped[f"{suffix or 'nameless'} members"] += 1
-                continue
-            by_key[member.name[: len(member.name) - len(suffix)]].append(member)
-        for key, members in by_key.items():
-            labels = [member for member in members if _suffix(member.name) in LABEL_SUFFIXES]
-            images = [member for member in members if _suffix(member.name) not in LABEL_SUFFIXES]
-            if len(images) > 1 and labels:
-                names = ", ".join(shown(member.name) for member in images[:3])
+        for key, members in images.items():
+            said = {suffix: _said(read, member, shard) for suffix, member in labels.pop(key, {}).items()}
+            if len(members) > 1 and said:
+                names = ", ".join(shown(member.name) for member in members[:3])
                 raise DataError(
-                    f"{shown(shard)} has {len(images)} pictures for the label of {shown(key)}: {names}",
+                    f"{shown(shard)} has {len(members)} pictures for the label of {shown(key)}: {names}",
                     "a key has one picture",
                     code="AMBIGUOUS",
                 )
-            if not images:
-                skipped["labels without their picture"] += 1
-            said = {_suffix(member.name): _said(read, member, shard) for member in labels}
-            found += [_Picture(shard, member, said) for member in images]
+            found += [_Picture(shard, member, said) for member in members]
+    skipped["labels without their picture"] += len(labels)
     return found
 
 
 def _suffix(name: str) -> str:
     """Return all behind the first dot of a name's last part, with it: there a key ends."""
-    last = name.rpartition("/")[2]
-    dot = last.find(".", 1)
-    return "" if dot < 0 else last[dot:].lower()
+    dot = name.find(".", name.rfind("/") + 2)
+    return "" if dot < 0 else name[dot:].lower()
 
 
 def _said(read: ReadAt, member: Member, shard: str) -> str:

@@ -326,5 +326,10 @@ def test_a_poor_shell_is_enough(
     assert "BrokenPipe" not in done.stderr
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "shard-00000.tar").is_file()
-    missing = run("shard", "/no/café", "--out", tmp_path / "other", before=before, **environment)
-    assert (missing.returncode, "error[NO_INPUT]" in missing.stderr) == (66, True)
+
+
+@posix_only
+def test_an_error_is_one_line_in_a_locale_without_its_letters(tmp_path: Path) -> None:
+    done = run("shard", "/no/café\n🐈", "--out", tmp_path / "out", LANG="C", LC_ALL="C", PYTHONUTF8="0")
+    assert (done.returncode, "error[NO_INPUT]" in done.stderr) == (66, True)
+    assert len(done.stderr.splitlines()) == 2
