@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,23 @@ from numpy.typing import NDArray
 from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
-from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
+from headstart.data import (
+    Audit,
+    Loader,
+    PixelCache,
+    Rules,
+    Samples,
+    Table,
+    from_frame,
+    from_function,
+    from_lists,
+    from_regex,
+    from_shards,
+    limit_samples,
+    read_table,
+    scan_folder,
+    split_samples,
+)
 from headstart.data import audit as audit_pictures
 from headstart.data.cache import CacheMode
 from headstart.errors import DataError, UsageError
@@ -23,13 +40,32 @@ from headstart.ordering import Balance, Ordering
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
+    from headstart.data.listed import Label, LabelFunction
     from headstart.models import Engine, Features
 
 INTERPOLATIONS = get_args(Interpolation)
 SPLITS = ("train", "valid", "test")
 OnProgress = Callable[[int, int], None]
+
+
+class DataOptions(TypedDict, total=False):
+    """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
+
+    image_size: int | str | Size
+    augment: Augmentation | None
+    valid: float
+    test: float
+    batch_size: int | str
+    seed: int
+    threads: int | None
+    balance: Balance
+    cache: CacheMode
+    max_bad: int | None
+    limit: int | None
+    on_progress: OnProgress | None
 
 
 def choose_batch_size(train_count: int) -> int:
@@ -41,8 +77,9 @@ def choose_batch_size(train_count: int) -> int:
 class ImageData:
     """Pictures, labels and split, with how they are cut to size and augmented.
 
-    Made by `from_folder` or `from_samples`. It is frozen: `resize` and `with_options` return another
-    one over the same pictures, and share what is already decoded where the pixels suffice.
+    Made by `from_folder`, `from_csv` and its like, or `from_samples`. It is frozen: `resize` and
+    `with_options` return another one over the same pictures, and share what is already decoded where the
+    pixels suffice.
 
     `image_size` is (height, width); `policy` says what becomes of other shapes (`crop`, `squish` or
     `pad`); `crop_fraction` and `interpolation` are those that the pretrained weights ask for, and
@@ -64,21 +101,7 @@ class ImageData:
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        image_size: int | str | Size = 224,
-        augment: Augmentation | None = None,
-        valid: float = 0.2,
-        test: float = 0.0,
-        batch_size: int | str = "auto",
-        seed: int = 0,
-        threads: int | None = None,
-        balance: Balance = "none",
-        cache: CacheMode = "auto",
-        max_bad: int | None = None,
-        drop_empty_classes: bool = False,
-        on_progress: OnProgress | None = None,
+        cls, path: str | Path, *, drop_empty_classes: bool = False, **options: Unpack[DataOptions]
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
 
@@ -89,20 +112,88 @@ class ImageData:
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
-        return cls.from_samples(
-            scan_folder(Path(path), drop_empty_classes=drop_empty_classes),
-            image_size=image_size,
-            augment=augment,
-            valid=valid,
-            test=test,
-            batch_size=batch_size,
-            seed=seed,
-            threads=threads,
-            balance=balance,
-            cache=cache,
-            max_bad=max_bad,
-            on_progress=on_progress,
-        )
+        return cls.from_samples(scan_folder(Path(path), drop_empty_classes=drop_empty_classes), **options)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        table: Table | None = None,
+        *,
+        root: str | Path | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read the pictures that a CSV or Parquet file (or its URL) lists; see `data.read_table`.
+
+        `ImageData.from_csv("labels.csv", Table(image="id", label="breed", folder="train", suffix=".jpg"))`.
+        """
+        return cls.from_samples(read_table(path, table, root=root), **options)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        table: Table | None = None,
+        *,
+        root: str | os.PathLike[str] = ".",
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read the pictures that a DataFrame lists; see `data.from_frame`."""
+        return cls.from_samples(from_frame(frame, table, root=root), **options)
+
+    @classmethod
+    def from_lists(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        labels: Sequence[Label | Sequence[str]],
+        *,
+        root: str | os.PathLike[str] = ".",
+        split: Sequence[str] | None = None,
+        group: Sequence[object] | None = None,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read pictures from lists of paths and labels (names, or lists of tags); see `data.from_lists`."""
+        samples = from_lists(paths, labels, root=root, split=split, group=group, rules=rules)
+        return cls.from_samples(samples, **options)
+
+    @classmethod
+    def from_function(
+        cls,
+        path: str | os.PathLike[str],
+        label: LabelFunction,
+        *,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read a folder whose pictures' labels are what `label(path)` returns; see `data.from_function`."""
+        return cls.from_samples(from_function(path, label, rules=rules), **options)
+
+    @classmethod
+    def from_regex(
+        cls,
+        path: str | os.PathLike[str],
+        pattern: str,
+        *,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read a folder whose pictures' labels stand in their names; see `data.from_regex`."""
+        return cls.from_samples(from_regex(path, pattern, rules=rules), **options)
+
+    @classmethod
+    def from_shards(
+        cls,
+        places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        label: str | None = None,
+        label_delimiter: str | None = None,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read tar shards, here or behind a URL; see `data.from_shards`."""
+        samples = from_shards(places, label=label, label_delimiter=label_delimiter, rules=rules)
+        return cls.from_samples(samples, **options)
 
     @classmethod
     def from_samples(
@@ -119,9 +210,13 @@ class ImageData:
         balance: Balance = "none",
         cache: CacheMode = "auto",
         max_bad: int | None = None,
+        limit: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
-        """Make `ImageData` from a table of samples; see `from_folder`."""
+        """Make `ImageData` from a table of samples; see `from_folder`.
+
+        `limit` takes that many of them for a quick trial: see `data.limit_samples`.
+        """
         if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
             raise UsageError(
                 f"valid={valid} and test={test} leave nothing to train on or to validate with",
@@ -129,6 +224,8 @@ class ImageData:
             )
         size = parse_size(image_size)
         Ordering(balance=balance)  # an unknown one is refused before any picture is looked at
+        if limit is not None:
+            samples = limit_samples(samples, limit, seed=seed)
         pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
         seen = audit_pictures(pixels, threads=threads, on_progress=on_progress)
         seen.check_usable(max_bad=max_bad)

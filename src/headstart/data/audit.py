@@ -101,7 +101,7 @@ class Audit:
         for row in self.bad_rows.tolist():
             table.writerow(
                 [
-                    self.samples.paths[row],
+                    self.samples.place(row),
                     self.codes[row],
                     self.bytes[row],
                     self.sha256[row],

@@ -166,7 +166,7 @@ def _summary(
 ) -> dict[str, Any]:
     data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
     bad = (
-        [] if audit is None else [(audit.samples.paths[row], str(audit.codes[row])) for row in audit.bad_rows]
+        [] if audit is None else [(audit.samples.place(row), str(audit.codes[row])) for row in audit.bad_rows]
     )
     spans = zip(model.group_starts, (*model.group_starts[1:], len(model.stages)), strict=True)
     tta = next((step for step in steps.steps if step.number == 9), None)
