@@ -61,12 +61,16 @@ _BITS_PER_SAMPLE_TAG = 258
 class Decoded:
     """A picture's pixels, and what it was before they were reduced.
 
-    `size`: (height, width) of the whole picture, upright. `format`: "JPEG", "PNG", …
+    `size`: (height, width) of the whole picture, upright. `format`: "JPEG", "PNG", … `mode`: how the
+    file holds its pixels, in Pillow's words ("RGB", "L", "CMYK", "I;16", …). `orientation`: the EXIF
+    orientation that was applied, 1 for none.
     """
 
     pixels: Pixels
     size: Size
     format: str
+    mode: str = "RGB"
+    orientation: int = 1
 
 
 def decode(data: bytes, *, short_side: int | None = None, limits: Limits | None = None) -> Pixels:
@@ -96,9 +100,13 @@ def decode_with_size(data: bytes, *, short_side: int | None = None, limits: Limi
         if pixels is not None:
             orientation = _orientation(picture)
             whole = (width, height) if orientation >= 5 else (height, width)
-            return Decoded(_reduced(_upright(pixels, orientation), short_side), whole, name)
+            upright = _reduced(_upright(pixels, orientation), short_side)
+            return Decoded(upright, whole, name, picture.mode, orientation)
+    mode = picture.mode
+    # Loading a TIFF removes the mark; a PNG may hold it after its pixels.
+    before = _orientation(picture) if name == "TIFF" else 1
     flat, whole = _pillow_pixels(picture, data, name, short_side)
-    return Decoded(flat, whole, name)
+    return Decoded(flat, whole, name, mode, before if name == "TIFF" else _orientation(picture))
 
 
 def size(data: bytes, *, limits: Limits | None = None) -> Size:
