@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +46,14 @@ def joined_groups(pairs: NDArray[np.int64], count: int) -> Groups:
             row = parent[row]
         return row
 
-    for one, other in pairs.tolist():
+    joined = pairs[pairs[:, 0] != pairs[:, 1]]
+    for one, other in joined.tolist():
         low, high = sorted((root(one), root(other)))
         parent[high] = low
-    return np.array([root(row) for row in range(count)], np.int64)
+    groups = np.arange(count, dtype=np.int64)
+    for row in np.unique(joined).tolist():
+        groups[row] = root(row)
+    return groups
 
 
 def sets_of(groups: Groups, rows: NDArray[np.bool_] | None = None) -> list[list[int]]:
@@ -132,9 +136,3 @@ def find_duplicates(audit: Audit) -> Duplicates:
     prints = [each.fingerprint if each.contrast >= BLANK_CONTRAST else b"" for each in facts]
     near = joined_groups(first_ones[near_pairs(prints)], len(exact))
     return Duplicates(exact, merge_groups(exact, near))
-
-
-def shown_rows(rows: Iterable[int], names: Sequence[str], *, most: int = 3) -> str:
-    """Return some rows' names in one line, "a, b, c, …"."""
-    listed = [names[row] for row in rows]
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")

@@ -57,7 +57,7 @@ def fingerprint(pixels: Pixels) -> bytes:
     signs[0, 0] = False  # the mean brightness, which is never negative
     step = _SIDE // _FIELDS
     fields = small.reshape(_FIELDS, step, _FIELDS, step, 3).mean((1, 3), dtype=np.float32)
-    return np.packbits(signs).tobytes() + fields.astype("<f2").tobytes()
+    return bytes(np.packbits(signs).tobytes() + fields.astype("<f2").tobytes())
 
 
 def near_pairs(fingerprints: Sequence[bytes]) -> NDArray[np.int64]:
@@ -83,13 +83,14 @@ def near_pairs(fingerprints: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 def _candidates(signs: NDArray[np.uint64], mask: NDArray[np.uint64] | None) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs (lower, higher) that agree in a band, where `mask` negates signs of the one or the other."""
+    """Yield pairs (lower, higher) that agree in a band, once `mask` has negated signs of one of them."""
     count = len(signs)
     bits = np.unpackbits(signs.view(np.uint8), axis=1)
     if mask is not None:
         bits = np.concatenate([bits, np.unpackbits((signs ^ mask).view(np.uint8), axis=1)])
     for cutting in range(_CUTTINGS):
-        order = np.random.Generator(np.random.Philox(cutting)).random(bits.shape[1]).argsort()
+        # A bit generator's raw stream is fixed by NumPy's promise; `permutation` is not.
+        order = np.argsort(np.random.Philox(key=cutting).random_raw(bits.shape[1]), kind="stable")
         keys = np.ascontiguousarray(np.packbits(bits[:, order], axis=1)).view(np.uint16)
         for band in range(keys.shape[1]):
             for pairs in _sharing(keys[:, band]):
