@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
-from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
+from headstart.data import (
+    Audit,
+    Duplicates,
+    Loader,
+    PixelCache,
+    Samples,
+    Shapes,
+    choose_policy,
+    find_duplicates,
+    merge_groups,
+    scan_folder,
+    split_samples,
+    without_quarantined,
+)
 from headstart.data import audit as audit_pictures
 from headstart.errors import DataError, UsageError
 from headstart.models import FeatureCache, TensorSource, materialise
@@ -26,6 +39,7 @@ if TYPE_CHECKING:
     from headstart.models import Engine
 
 INTERPOLATIONS = get_args(Interpolation)
+POLICIES = get_args(Policy)
 SPLITS = ("train", "valid", "test")
 OnProgress = Callable[[int, int], None]
 
@@ -53,7 +67,9 @@ class ImageData:
     augmentation: Augmentation
     batch_size: int
     audit: Audit | None = None
+    duplicates: Duplicates | None = None
     policy: Policy = "crop"
+    policy_reason: str = ""
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
     seed: int = 0
@@ -73,13 +89,17 @@ class ImageData:
         threads: int | None = None,
         max_bad: int | None = None,
         drop_empty_classes: bool = False,
+        resize: str = "auto",
+        quarantine: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
 
-        Unreadable pictures are left out before the split (`data.audit` names them). Class folders
-        are split by class, `valid` and `test` being fractions; byte-identical pictures stay on one
-        side. Raises `InputMissingError` when nothing is there, `DataError` when what is there
+        Unreadable pictures are left out before the split (`data.audit` names them), and those that the
+        list `quarantine` names are not even looked at. Class folders are split by class, `valid` and
+        `test` being fractions; pictures that are the same, or nearly, stay on one side. `resize`: what
+        becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a
+        look at all shapes. Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
         return cls.from_samples(
@@ -92,6 +112,8 @@ class ImageData:
             seed=seed,
             threads=threads,
             max_bad=max_bad,
+            resize=resize,
+            quarantine=quarantine,
             on_progress=on_progress,
         )
 
@@ -108,6 +130,8 @@ class ImageData:
         seed: int = 0,
         threads: int | None = None,
         max_bad: int | None = None,
+        resize: str = "auto",
+        quarantine: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
         """Make `ImageData` from a table of samples; see `from_folder`."""
@@ -117,18 +141,19 @@ class ImageData:
                 "give fractions such as valid=0.2 and test=0.15",
             )
         size = parse_size(image_size)
+        if resize not in (*POLICIES, "auto"):
+            raise UsageError(f"there is no resize policy {resize!r}", "choose crop, squish, pad or auto")
+        if quarantine is not None:
+            samples = without_quarantined(samples, quarantine)
         cache = PixelCache(samples, short_side=_short_side(size, 0.875))
         seen = audit_pictures(cache, threads=threads, on_progress=on_progress)
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
         cache = cache.take(usable)
-        split = split_samples(
-            samples.take(usable),
-            valid=valid,
-            test=test,
-            seed=seed,
-            groups=seen.duplicate_groups()[usable],
-        )
+        duplicates = find_duplicates(seen)
+        group = merge_groups(samples.group, duplicates.near)[usable]
+        split = split_samples(samples.take(usable), valid=valid, test=test, seed=seed, groups=group)
+        policy, reason = _policy(resize, seen, size)
         train_count = len(split.rows("train"))
         if len(split.rows("valid")) == 0:
             raise DataError(
@@ -149,6 +174,9 @@ class ImageData:
             augmentation=side_on() if augment is None else augment,
             batch_size=min(batch_size, max(1, train_count)),
             audit=seen,
+            duplicates=duplicates.take(usable),
+            policy=policy,
+            policy_reason=reason,
             seed=seed,
             threads=threads,
         )
@@ -309,8 +337,25 @@ class ImageData:
             codes = ", ".join(f"{count} {code}" for code, count in self.audit.counts().items())
             lines.append(f"{len(self.audit.bad_rows)} pictures cannot be used and are left out: {codes}")
             lines += [f"  {self.audit.messages[row]}" for row in self.audit.bad_rows[:5].tolist()]
-        if self.audit is not None and self.audit.duplicates:
-            lines.append(f"{self.audit.duplicates} pictures are byte for byte the same as another one")
+        if self.duplicates is not None:
+            lines += self._copies(self.duplicates)
+        if self.policy_reason:
+            lines.append(f"resize: {self.policy_reason}")
+        return lines
+
+    def _copies(self, duplicates: Duplicates) -> list[str]:
+        """Return what there is to say about pictures that are in the data more than once."""
+        lines = []
+        if duplicates.exact_copies:
+            lines.append(f"{duplicates.exact_copies} pictures are byte for byte the same as another one")
+        if duplicates.near_copies:
+            lines.append(f"{duplicates.near_copies} pictures are nearly the same as another one")
+        for (earlier, later), leak in duplicates.leaks(self.samples.split).items():
+            lines.append(f"  {later} shares pictures with {earlier}: {leak.words}")
+        conflicts = duplicates.conflicts(self.samples.labels)
+        if conflicts:
+            lines.append(f"{len(conflicts)} pictures are there under different labels:")
+            lines += ["  " + " and ".join(map(self.samples.name, rows[:3])) for rows in conflicts[:5]]
         return lines
 
     def show_batch(self, count: int = 9, *, augment: bool = True, epoch: int = 0) -> Figure:
@@ -326,3 +371,10 @@ class ImageData:
 
 def _short_side(size: Size, crop_fraction: float) -> int:
     return math.ceil(max(size) / crop_fraction)
+
+
+def _policy(resize: str, seen: Audit, size: Size) -> tuple[Policy, str]:
+    """The resize policy that was asked for, or the one that suits the shapes, and why."""
+    if resize != "auto":
+        return cast(Policy, resize), ""
+    return choose_policy(Shapes(seen.height[seen.ok], seen.width[seen.ok]), size)

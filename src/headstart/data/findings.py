@@ -153,7 +153,9 @@ class Findings:
         samples, listed = self.audit.samples, dict[int, Entry]()
         conflicting = {row: each for each in self.conflicts for row in each}
         near = {row: each for each in sets_of(self.duplicates.near) for row in each[1:]}
-        for row in sorted({*near, *conflicting, *self.flags["BLANK"].tolist(), *self.audit.bad_rows.tolist()}):
+        for row in sorted(
+            {*near, *conflicting, *self.flags["BLANK"].tolist(), *self.audit.bad_rows.tolist()}
+        ):
             path = samples.paths[row]
             if not self.audit.ok[row]:
                 listed[row] = Entry(path, f"{self.audit.codes[row]}: {shown(self.audit.messages[row])}")
@@ -180,7 +182,9 @@ class Findings:
             "usable": int(audit.ok.sum()),
             "task": str(samples.task),
             "classes": {shown(name): count for name, count in self.class_counts.items()},
-            "splits": {part: len(samples.rows(part)) for part in ("train", "valid", "test") if _any(samples, part)},
+            "splits": {
+                part: len(samples.rows(part)) for part in ("train", "valid", "test") if _any(samples, part)
+            },
             "skipped": dict(samples.skipped),
             "notes": [shown(note) for note in samples.notes],
             "findings": [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.data.grouping import merge_groups
 from headstart.data.samples import Samples, shown
 from headstart.data.stratify import Tallies, stratify
 from headstart.errors import DataError, UsageError
@@ -47,7 +48,7 @@ def split_samples(
             f"valid={valid} and test={test} are not parts of one whole",
             "give fractions from 0 up, whose sum is below 1",
         )
-    column = samples.group if groups is None else np.asarray(groups, np.int64)
+    column = _column(samples, groups)
     split = samples.split.copy()
     labelled = _labelled(samples)
     if np.any(labelled & (split == "test")):
@@ -84,7 +85,7 @@ def folds(
     """
     if k < 2:
         raise UsageError(f"{k} folds are no folds", "give 2 or more, such as 5")
-    column = samples.group if groups is None else np.asarray(groups, np.int64)
+    column = _column(samples, groups)
     units = _Units.of(samples, np.flatnonzero(_labelled(samples)), column, seed)
     if len(units.rows) < k:
         raise DataError(
@@ -141,6 +142,11 @@ class _Units:
     def mixed(self) -> float:
         """The share of the rows whose unit has rows of another class."""
         return float(self.sizes[self.tallies.several].sum() / max(1, self.sizes.sum()))
+
+
+def _column(samples: Samples, groups: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    chosen = samples.group if groups is None else groups
+    return None if chosen is None else merge_groups(chosen)
 
 
 def _labelled(samples: Samples) -> NDArray[np.bool_]:
@@ -244,9 +250,9 @@ def _not_validated(samples: Samples, split: NDArray[np.str_], rows: NDArray[np.i
 def _straddling(split: NDArray[np.str_], groups: NDArray[np.int64]) -> list[str]:
     """Say how many rows of valid and test belong to a group that train has too."""
     training = np.unique(groups[split == "train"])
-    notes = []
-    for name in ("valid", "test"):
-        shared = int(np.isin(groups[split == name], training).sum())
-        if shared:
-            notes.append(f"{name} has {shared} pictures whose group train has too: its score flatters")
-    return notes
+    shared = {name: int(np.isin(groups[split == name], training).sum()) for name in ("valid", "test")}
+    return [
+        f"{name} has {count} pictures that train has too, or others of their group: its score flatters"
+        for name, count in shared.items()
+        if count
+    ]

@@ -54,7 +54,7 @@ class Tallies:
     def most(self) -> NDArray[np.int64]:
         """The most frequent label of each unit, the lowest of equals, -1 for none, int64 (units,)."""
         order = np.lexsort((self.label, -self.count, self.unit))
-        found = np.full(len(self), -1, np.int64)
+        found: NDArray[np.int64] = np.full(len(self), -1, np.int64)
         some = np.diff(self.starts) > 0
         found[some] = self.label[order][self.starts[:-1][some]]
         return found
