@@ -147,6 +147,41 @@ class ImageData:
             samples = without_quarantined(samples, quarantine)
         cache = PixelCache(samples, short_side=_short_side(size, 0.875))
         seen = audit_pictures(cache, threads=threads, on_progress=on_progress)
+        return cls.from_audit(
+            cache,
+            seen,
+            image_size=size,
+            augment=augment,
+            valid=valid,
+            test=test,
+            batch_size=batch_size,
+            seed=seed,
+            threads=threads,
+            max_bad=max_bad,
+            resize=resize,
+        )
+
+    @classmethod
+    def from_audit(
+        cls,
+        cache: PixelCache,
+        seen: Audit,
+        *,
+        image_size: int | str | Size = 224,
+        augment: Augmentation | None = None,
+        valid: float = 0.2,
+        test: float = 0.0,
+        batch_size: int | str = "auto",
+        seed: int = 0,
+        threads: int | None = None,
+        max_bad: int | None = None,
+        resize: str = "auto",
+    ) -> ImageData:
+        """Make `ImageData` from pictures that were looked at already; see `from_folder`.
+
+        `cache` holds the samples that `seen` is about, and the pixels that the audit decoded.
+        """
+        size, samples = parse_size(image_size), cache.samples
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
         cache = cache.take(usable)
@@ -367,6 +402,23 @@ class ImageData:
         names = self.samples.label_names()
         titles = [names[row] for row in batch.index.tolist()]
         return show_pictures(list(np.asarray(batch.inputs)), titles)
+
+    def show_augmented(self, count: int = 5, draws: int = 7) -> Figure:
+        """Return a figure with a row for each of `count` training pictures: plain, then as training sees it.
+
+        The pictures are spread evenly over the training part; each of the `draws` is another epoch's.
+        """
+        from headstart.evaluation import show_pictures
+
+        data = self.with_options(batch_size=count)
+        augmented = data.source("train", augment=True, limit=count)
+        seen = [next(iter(data.source("train", limit=count).epoch(0)))]
+        seen += [next(iter(augmented.epoch(epoch))) for epoch in range(draws)]
+        names = self.samples.label_names()
+        rows = seen[0].index.tolist()
+        titles = [name for row in rows for name in (names[row], *[""] * draws)]
+        pictures = [np.asarray(batch.inputs)[number] for number in range(len(rows)) for batch in seen]
+        return show_pictures(pictures, titles, columns=draws + 1)
 
 
 def _short_side(size: Size, crop_fraction: float) -> int:

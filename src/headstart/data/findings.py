@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.audit import Audit
-from headstart.data.duplicates import Duplicates, Leak, find_duplicates, sets_of
+from headstart.data.duplicates import Duplicates, Leak, find_duplicates
+from headstart.data.grouping import sets_of
 from headstart.data.quality import BLANK_CONTRAST, EXTREME_ASPECT, TINY_SIDE, flagged, modes
 from headstart.data.quarantine import Entry
 from headstart.data.samples import shown
@@ -183,7 +184,9 @@ class Findings:
             "task": str(samples.task),
             "classes": {shown(name): count for name, count in self.class_counts.items()},
             "splits": {
-                part: len(samples.rows(part)) for part in ("train", "valid", "test") if _any(samples, part)
+                part: len(samples.rows(part))
+                for part in ("train", "valid", "test")
+                if len(samples.rows(part))
             },
             "skipped": dict(samples.skipped),
             "notes": [shown(note) for note in samples.notes],
@@ -216,10 +219,6 @@ class Findings:
                 "crop_fraction": self.crop_fraction,
             },
         }
-
-
-def _any(samples: Any, part: str) -> bool:
-    return len(samples.rows(part)) > 0
 
 
 def findings(

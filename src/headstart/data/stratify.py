@@ -61,7 +61,7 @@ class Tallies:
 
     def holders(self, label: int) -> NDArray[np.int64]:
         """Return the units that have a label, int64."""
-        return self.unit[self.label == label]
+        return np.asarray(self.unit[self.label == label], np.int64)
 
     def totals(self, units: NDArray[np.bool_]) -> Counter[int]:
         """Return how many pictures of the chosen units have each label, where any have."""
