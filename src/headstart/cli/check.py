@@ -193,7 +193,7 @@ def galleries(found: Findings, cache: PixelCache) -> Iterator[Gallery]:
         )
         reason = found.reason[:1].upper() + found.reason[1:]
         words = f"From those that lose most to those that lose least. {reason}."
-        yield Gallery("SEEN", "What the network sees", words, (shots,))
+        yield Gallery("SEEN", "What the network sees", words, tuple((shot,) for shot in shots))
 
 
 def _sets(found: Findings, code: str) -> list[list[int]]:

@@ -148,29 +148,36 @@ class Findings:
     def quarantine(self) -> list[Entry]:
         """Return the list of pictures to look at, in the order of the rows; see `data.quarantine`.
 
-        What cannot be used, blank pictures and pictures under several labels are proposed to be left
-        out; copies are listed and kept.
+        What cannot be used, blank pictures, pictures under several labels and those of valid or test that
+        an earlier part has too are proposed to be left out; other copies are listed and kept.
         """
-        samples, listed = self.audit.samples, dict[int, Entry]()
-        conflicting = {row: each for each in self.conflicts for row in each}
-        near = {row: each for each in sets_of(self.duplicates.near) for row in each[1:]}
-        for row in sorted(
-            {*near, *conflicting, *self.flags["BLANK"].tolist(), *self.audit.bad_rows.tolist()}
-        ):
-            path = samples.paths[row]
+        near = {row: each for each in sets_of(self.duplicates.near) for row in each}
+        copies = {row for each in sets_of(self.duplicates.near) for row in each[1:]}
+        conflicting = {row for each in self.conflicts for row in each}
+        leaking = {row for leak in self.leaks.values() for row in leak.rows}
+        blank = set(self.flags["BLANK"].tolist())
+        listed = []
+        for row in sorted({*copies, *conflicting, *leaking, *blank, *self.audit.bad_rows.tolist()}):
+            path, keep = self.audit.samples.paths[row], False
             if not self.audit.ok[row]:
-                listed[row] = Entry(path, f"{self.audit.codes[row]}: {shown(self.audit.messages[row])}")
+                reason = f"{self.audit.codes[row]}: {shown(self.audit.messages[row])}"
             elif row in conflicting:
-                others = ", ".join(samples.name(other) for other in conflicting[row] if other != row)
-                listed[row] = Entry(path, f"LABEL_CONFLICT: the same picture as {others}")
-            elif row in near:
-                same = self.duplicates.exact[row] == self.duplicates.exact[near[row][0]]
-                code = "DUPLICATE" if same else "NEAR_DUPLICATE"
-                reason = f"{code}: the same picture as {samples.name(near[row][0])}"
-                listed[row] = Entry(path, reason, keep=True)
+                reason = self._same_as("LABEL_CONFLICT", row, near[row])
+            elif row in leaking:
+                reason = self._same_as("LEAK", row, near[row])
+            elif row in copies:
+                exact = self.duplicates.exact
+                first = next(other for other in near[row] if other != row)
+                code = "DUPLICATE" if exact[row] == exact[first] else "NEAR_DUPLICATE"
+                reason, keep = self._same_as(code, row, near[row]), True
             else:
-                listed[row] = Entry(path, "BLANK: one colour, or nearly")
-        return list(listed.values())
+                reason = "BLANK: one colour, or nearly"
+            listed.append(Entry(path, reason, keep))
+        return listed
+
+    def _same_as(self, code: str, row: int, rows: list[int]) -> str:
+        names = [self.audit.samples.name(other) for other in rows if other != row]
+        return f"{code}: the same picture as {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
     def to_dict(self, *, most_rows: int = 1000) -> dict[str, Any]:
         """Return everything as JSON can hold it; of each finding at most `most_rows` pictures by name."""

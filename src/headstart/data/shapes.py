@@ -121,14 +121,18 @@ def quantiles(values: ArrayLike, *, digits: int = 0) -> dict[str, float]:
     }
 
 
-def histogram(values: ArrayLike, *, most: int = 24) -> dict[str, list[float]]:
-    """Return a histogram over equal steps of the logarithm: `edges` (bins + 1) and `counts` (bins)."""
-    logs = np.log(np.asarray(values, np.float64))
-    low, high = float(logs.min()), float(logs.max())
-    if high - low < 1e-9:
-        low, high = low - 0.05, high + 0.05
-    counts, edges = np.histogram(logs, bins=most, range=(low, high))
+def histogram(values: ArrayLike, *, bins: int = 24) -> dict[str, list[float]]:
+    """Return a histogram in equal steps: `edges` (bins + 1) and `counts` (bins).
+
+    It reaches from the 0.5 % to the 99.5 % quantile; what lies beyond counts in the first or last bin, so
+    that one odd picture does not press all others into one bin.
+    """
+    given = np.asarray(values, np.float64)
+    low, high = (float(edge) for edge in np.quantile(given, (0.005, 0.995)))
+    if high - low < 1e-6 * high:
+        low, high = 0.9 * low, 1.1 * high
+    counts, edges = np.histogram(np.clip(given, low, high), bins=bins, range=(low, high))
     return {
-        "edges": [round(float(edge), 4) for edge in np.exp(edges)],
+        "edges": [round(float(edge), 4) for edge in edges],
         "counts": [int(count) for count in counts],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -126,19 +127,13 @@ def _charts(sizes: Mapping[str, Any]) -> list[Figure]:
 def _histogram(title: str, unit: str, histogram: Mapping[str, Any], suggested: int | None) -> Any:
     """Draw a histogram as an outline; a mark shows the suggested training size."""
     edges, counts = histogram["edges"], histogram["counts"]
-    steps = [
-        (x, y)
-        for left, right, y in zip(edges, edges[1:], counts, strict=False)
-        for x in (left, right)
-        for y in [y]
-    ]
+    steps = [(x, y) for span, y in zip(pairwise(edges), counts, strict=True) for x in span]
     xs = [edges[0], *(x for x, _ in steps), edges[-1]]
     ys = [0, *(y for _, y in steps), 0]
-    inside = suggested is not None and edges[0] <= suggested <= edges[-1]
-    marks = [charts.Mark(float(suggested), f"{suggested}")] if suggested is not None and inside else []
-    axes = charts.Axes(
-        unit or "width / height", "pictures", log_x=True, y_range=(0.0, 1.08 * max(*counts, 1))
-    )
+    marks = []
+    if suggested is not None and edges[0] <= suggested <= edges[-1]:
+        marks.append(charts.Mark(float(suggested), f"train at {suggested}"))
+    axes = charts.Axes(unit or "width / height", "pictures", y_range=(0.0, 1.08 * max(*counts, 1)))
     peak = counts.index(max(counts))
     words = f"{title} of the pictures: most lie between {edges[peak]:g} and {edges[peak + 1]:g}."
     return charts.line_chart(words, axes, [charts.Series(xs, ys, "accent")], marks=marks)
