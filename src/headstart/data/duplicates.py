@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data.audit import Audit
-from headstart.data.fingerprints import near_pairs
-from headstart.data.grouping import Groups, joined_groups, merge_groups, sets_of
+from headstart.data.fingerprints import near_groups
+from headstart.data.grouping import Groups, merge_groups, sets_of
 from headstart.data.quality import BLANK_CONTRAST
 
 
@@ -84,5 +84,6 @@ def find_duplicates(audit: Audit) -> Duplicates:
     facts = [audit.facts[row] for row in first_ones.tolist()]
     # One of each set of copies stands for all. Blank pictures are all alike, and that says nothing.
     prints = [each.fingerprint if each.contrast >= BLANK_CONTRAST else b"" for each in facts]
-    near = joined_groups(first_ones[near_pairs(prints)], len(exact))
+    near = np.arange(len(exact), dtype=np.int64)
+    near[first_ones] = first_ones[near_groups(prints)]
     return Duplicates(exact, merge_groups(exact, near))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.data.grouping import Groups, Joined
 from headstart.types import Pixels
 
 # Measured on 300 flowers and 300 cats and dogs at a short side of 256 (q60, half size, one pixel cut from
@@ -34,8 +35,8 @@ _SIGN_BYTES = _LOW * _LOW // 8
 _BAND_BITS = 16
 # Two cuttings of the 256 bits into 16 bands: one misses 0.3 % of the pairs that differ in 23 bits.
 _CUTTINGS = 2
-# In a band that more pictures than this share, each is compared with so many that follow: pictures that
-# are nearly alike by the thousand would otherwise make the square of it.
+# Of more rows than these that share a band, one of each group stands for all, and each is compared with
+# so many: pictures that are nearly alike by the thousand would otherwise make the square of it.
 _MOST_IN_BUCKET = 256
 _PAIRS_AT_ONCE = 2**20
 
@@ -60,52 +61,61 @@ def fingerprint(pixels: Pixels) -> bytes:
     return bytes(np.packbits(signs).tobytes() + fields.astype("<f2").tobytes())
 
 
-def near_pairs(fingerprints: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return the pairs of rows whose fingerprints show one picture, int64 (pairs, 2), each row < its mate.
+def near_groups(fingerprints: Sequence[bytes]) -> Groups:
+    """Return the group of each row, int64 (N,): equal where a chain of near fingerprints joins two rows.
 
-    An empty fingerprint is like no other. Pairs that differ in up to 15 signs are always found, those
-    that differ in more nearly always. The order of the rows makes no difference to which pictures are
-    joined, unless more than 256 of them share a band.
+    Each group's number is that of its first row; an empty fingerprint is like no other. Pairs that differ
+    in up to 15 signs are always found, those that differ in more nearly always. The order of the rows
+    makes no difference, unless more than 256 of them share a band.
     """
     rows = np.flatnonzero([len(each) > 0 for each in fingerprints]).astype(np.int64)
     if len(rows) < 2:
-        return np.zeros((0, 2), np.int64)
+        return np.arange(len(fingerprints), dtype=np.int64)
     table = np.frombuffer(b"".join(fingerprints[row] for row in rows.tolist()), np.uint8)
     table = table.reshape(len(rows), -1)
     signs = np.ascontiguousarray(table[:, :_SIGN_BYTES]).view(np.uint64)
     colours = np.ascontiguousarray(table[:, _SIGN_BYTES:]).view("<f2").reshape(-1, _FIELDS, _FIELDS, 3)
-    found = [np.zeros((0, 2), np.int64)]
-    for mask in (None, _ODD_ACROSS):
-        for pairs in _candidates(signs, mask):
-            near = pairs[_signs_agree(signs, pairs, mask)]
-            found.append(near[_colours_agree(colours, near, mirrored=mask is not None)])
-    return rows[np.unique(np.concatenate(found), axis=0)]
+    joined = Joined(len(rows))
+    for mirrored in (False, True):
+        both = np.concatenate([signs, signs ^ _ODD_ACROSS]) if mirrored else signs
+        for keys in _bands(both):
+            # Neighbours first: where thousands are alike, they leave next to nothing to compare.
+            for pairs in (_neighbours(keys), *_sharing(keys, np.tile(joined.groups, 1 + mirrored))):
+                new = _unjoined(pairs, joined.groups, mirrored=mirrored)
+                near = new[_signs_agree(signs, new, _ODD_ACROSS if mirrored else None)]
+                joined.join(near[_colours_agree(colours, near, mirrored=mirrored)])
+    groups = np.arange(len(fingerprints), dtype=np.int64)
+    groups[rows] = rows[joined.groups]
+    return groups
 
 
-def _candidates(signs: NDArray[np.uint64], mask: NDArray[np.uint64] | None) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs (lower, higher) that agree in a band, once `mask` has negated signs of one of them."""
-    count = len(signs)
+def _bands(signs: NDArray[np.uint64]) -> Iterator[NDArray[np.uint16]]:
+    """Yield 16 bits of each row's signs at a time, (rows,)."""
     bits = np.unpackbits(signs.view(np.uint8), axis=1)
-    if mask is not None:
-        bits = np.concatenate([bits, np.unpackbits((signs ^ mask).view(np.uint8), axis=1)])
     for cutting in range(_CUTTINGS):
         # A bit generator's raw stream is fixed by NumPy's promise; `permutation` is not.
         order = np.argsort(np.random.Philox(key=cutting).random_raw(bits.shape[1]), kind="stable")
         keys = np.ascontiguousarray(np.packbits(bits[:, order], axis=1)).view(np.uint16)
-        for band in range(keys.shape[1]):
-            for pairs in _sharing(keys[:, band]):
-                # Of a picture and a mirrored one: the rows from `count` on are mirrored.
-                if mask is not None:
-                    pairs = pairs[(pairs[:, 0] < count) & (pairs[:, 1] >= count)] - (0, count)
-                    pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
-                yield pairs
+        yield from keys.T
 
 
-def _sharing(keys: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
-    """Yield the pairs (lower, higher) of rows that have the same key."""
+def _neighbours(keys: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """The pairs of rows that have the same key and are next to each other among those that have."""
     order = np.argsort(keys, kind="stable")
+    same = keys[order[:-1]] == keys[order[1:]]
+    return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)
+
+
+def _sharing(keys: NDArray[np.uint16], groups: Groups) -> Iterator[NDArray[np.int64]]:
+    """Yield the pairs (lower, higher) of rows that have the same key.
+
+    Where very many have it, one of each group stands for all, and each is paired with so many others.
+    """
+    order = np.argsort(keys, kind="stable").astype(np.int64)
+    if len(order) > _MOST_IN_BUCKET:
+        order = _thinned(order, keys, groups)
     ordered = keys[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1 if len(ordered) else 0))
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
     lengths = np.diff(starts, append=len(ordered))
     ends = np.repeat(starts + lengths, lengths)
     here = np.arange(len(ordered))
@@ -113,11 +123,30 @@ def _sharing(keys: NDArray[np.uint16]) -> Iterator[NDArray[np.int64]]:
     while len(here):
         # As many rows at a time as together make no more pairs than fit.
         most = max(1, int(np.searchsorted(np.cumsum(reach), _PAIRS_AT_ONCE)))
-        part, many = here[:most], reach[:most]
-        first = np.repeat(part, many)
-        steps = np.arange(len(first)) - np.repeat(np.cumsum(many) - many, many) + 1
-        yield np.stack([order[first], order[first + steps]], axis=1).astype(np.int64)
+        part, each = here[:most], reach[:most]
+        first = np.repeat(part, each)
+        steps = np.arange(len(first)) - np.repeat(np.cumsum(each) - each, each) + 1
+        yield np.stack([order[first], order[first + steps]], axis=1)
         here, reach = here[most:], reach[most:]
+
+
+def _thinned(order: NDArray[np.int64], keys: NDArray[np.uint16], groups: Groups) -> NDArray[np.int64]:
+    """The rows in order of their keys; where a key has very many, only the first of each group."""
+    crowded = (np.bincount(keys, minlength=2**16) > _MOST_IN_BUCKET)[keys[order]]
+    if not crowded.any():
+        return order
+    rows = order[crowded]
+    _, first = np.unique(keys[rows].astype(np.int64) * len(keys) + groups[rows], return_index=True)
+    kept = np.concatenate([order[~crowded], rows[first]])
+    return np.asarray(kept[np.argsort(keys[kept], kind="stable")], np.int64)
+
+
+def _unjoined(pairs: NDArray[np.int64], groups: Groups, *, mirrored: bool) -> NDArray[np.int64]:
+    """Those pairs that are not in one group yet; of a picture and a mirrored one, where that is asked."""
+    if mirrored:  # the rows from `count` on are mirrored
+        count = len(groups)
+        pairs = pairs[(pairs[:, 0] < count) != (pairs[:, 1] < count)] % count
+    return np.asarray(pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]], np.int64)
 
 
 def _signs_agree(

@@ -27,27 +27,44 @@ def merge_groups(*columns: NDArray[Any] | None) -> Groups:
     return joined_groups(np.concatenate(joined), len(given[0]) if given else 0)
 
 
-def joined_groups(pairs: NDArray[np.int64], count: int) -> Groups:
-    """Return the groups that pairs of rows make among `count` rows, int64 (count,).
+class Joined:
+    """Groups that grow as pairs of rows are joined (union-find); each is numbered by its first row."""
 
-    Each group's number is that of its first row, so the order of the pairs makes no difference.
-    """
-    parent = list(range(count))
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
 
-    def root(row: int) -> int:
+    def _root(self, row: int) -> int:
+        parent = self._parent
         while parent[row] != row:
             parent[row] = parent[parent[row]]
             row = parent[row]
         return row
 
-    joined = pairs[pairs[:, 0] != pairs[:, 1]]
-    for one, other in joined.tolist():
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    groups = np.arange(count, dtype=np.int64)
-    for row in np.unique(joined).tolist():
-        groups[row] = root(row)
-    return groups
+    def join(self, pairs: NDArray[np.int64]) -> None:
+        """Put the two rows of each pair into one group; (pairs, 2)."""
+        for one, other in pairs[pairs[:, 0] != pairs[:, 1]].tolist():
+            low, high = sorted((self._root(one), self._root(other)))
+            self._parent[high] = low
+
+    @property
+    def groups(self) -> Groups:
+        """The group of each row, int64 (count,)."""
+        groups = np.array(self._parent, np.int64)
+        while True:
+            further = groups[groups]
+            if np.array_equal(further, groups):
+                return groups
+            groups = further
+
+
+def joined_groups(pairs: NDArray[np.int64], count: int) -> Groups:
+    """Return the groups that pairs of rows make among `count` rows, int64 (count,).
+
+    Each group's number is that of its first row, so the order of the pairs makes no difference.
+    """
+    joined = Joined(count)
+    joined.join(pairs)
+    return joined.groups
 
 
 def sets_of(groups: Groups, rows: NDArray[np.bool_] | None = None) -> list[list[int]]:

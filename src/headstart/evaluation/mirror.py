@@ -18,7 +18,7 @@ from headstart.types import Task
 
 LEAST_FALL = 0.02
 """A fall of accuracy below it is no reason to warn: a probe that saw plain pictures knows them a little
-better. On flowers (160 validation pictures, mobilenetv2_100) it is 0.6 points."""
+better. With mobilenetv2_100 at 160 pixels it fell by 1.2 points on flowers and rose by 2.0 on ants and bees."""
 LEAST_SHARE = 0.2
 LEAST_PICTURES = 3
 SURE = 0.01
