@@ -17,8 +17,8 @@ from headstart.evaluation.predictions import Predictions, check_same_rows
 from headstart.types import Task
 
 LEAST_FALL = 0.02
-"""A fall of accuracy below it is no reason to warn: a probe that saw plain pictures knows them a little
-better. With mobilenetv2_100 at 160 pixels it fell by 1.2 points on flowers and rose by 2.0 on ants and bees."""
+"""A fall of accuracy below it is no reason to warn, as a probe that saw plain pictures knows them a bit
+better. With mobilenetv2_100 at 160 pixels it fell by 1.2 points on flowers, rose by 2.0 on bees."""
 LEAST_SHARE = 0.2
 LEAST_PICTURES = 3
 SURE = 0.01

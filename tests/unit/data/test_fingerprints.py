@@ -109,12 +109,12 @@ def test_pairs_that_differ_in_up_to_the_limit_are_nearly_always_found_and_beyond
     original = fingerprint(made_up(0))
 
     def found(count: int) -> int:
-        bits = [random.choice(np.arange(1, 256), count, replace=False).tolist() for _ in range(100)]
+        bits = [random.choice(np.arange(1, 256), count, replace=False).tolist() for _ in range(25)]
         # Each copy beside the original alone, since two copies could be joined by way of a third.
         return sum(near_groups([original, flipped(original, each)])[1] == 0 for each in bits)
 
-    assert found(23) >= 99
-    assert found(MOST_SIGNS) >= 95
+    assert found(23) >= 24
+    assert found(MOST_SIGNS) >= 22
     assert found(MOST_SIGNS + 1) == 0
 
 
