@@ -205,11 +205,10 @@ def _sets(found: Findings, code: str) -> list[list[int]]:
         return found.conflicts[:MOST_SETS]
     if code == "DUPLICATE":
         return sets_of(duplicates.exact)[:MOST_SETS]
-    near = sets_of(duplicates.near)
     if code == "NEAR_DUPLICATE":
-        return [rows for rows in near if len(set(duplicates.exact[rows].tolist())) > 1][:MOST_SETS]
+        return duplicates.near_sets[:MOST_SETS]
     if code == "LEAK":
-        return [rows for rows in near if len(set(split[rows].tolist())) > 1][:MOST_SETS]
+        return [rows for rows in sets_of(duplicates.near) if len(set(split[rows].tolist())) > 1][:MOST_SETS]
     rows = next(each.rows for each in found.all if each.code == code)
     return [[row] for row in rows[:MOST_SHOTS]]
 

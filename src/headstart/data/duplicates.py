@@ -41,6 +41,11 @@ class Duplicates:
         """How many rows show the picture of an earlier one, and are not byte for byte its copies."""
         return len(self.near) - len(np.unique(self.near)) - self.exact_copies
 
+    @property
+    def near_sets(self) -> list[list[int]]:
+        """The sets of rows that show one picture and are not all byte for byte the same."""
+        return [rows for rows in sets_of(self.near) if len(np.unique(self.exact[rows])) > 1]
+
     def conflicts(self, labels: NDArray[Any]) -> list[list[int]]:
         """Return the sets of rows that show one picture under different labels; unknown (-1) is no label."""
         known = np.ones(len(labels), np.bool_) if labels.ndim > 1 else labels >= 0

@@ -110,16 +110,16 @@ class Findings:
         for (earlier, later), leak in self.leaks.items():
             words = f"of {later} are in {earlier} too ({leak.words}): its score flatters"
             yield Finding("LEAK", len(leak.rows), words, leak.rows, fault=True)
-        for code, groups, count, how in (
-            ("DUPLICATE", self.duplicates.exact, self.duplicates.exact_copies, "byte for byte"),
-            ("NEAR_DUPLICATE", self.duplicates.near, self.duplicates.near_copies, "nearly"),
+        copies = self.duplicates
+        again = [row for each in sets_of(copies.exact) for row in each[1:]]
+        alike = [row for each in copies.near_sets for row in each]
+        for code, count, how, members in (
+            ("DUPLICATE", copies.exact_copies, "byte for byte", again),
+            ("NEAR_DUPLICATE", copies.near_copies, "nearly", alike),
         ):
             if count:
-                sets = sets_of(groups)
-                first = code == "DUPLICATE"
-                rows = tuple(row for each in sets for row in (each[1:] if first else each))
                 words = f"{how} the same as another one; a split keeps copies on one side"
-                yield Finding(code, count, words, rows)
+                yield Finding(code, count, words, tuple(members))
 
     def _flagged(self) -> Iterator[Finding]:
         for flag, rows in self.flags.items():
