@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,26 @@ from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import (
     Audit,
+    Duplicates,
     Loader,
     PixelCache,
     Rules,
     Samples,
+    Shapes,
     Table,
+    choose_policy,
+    find_duplicates,
     from_frame,
     from_function,
     from_lists,
     from_regex,
     from_shards,
     limit_samples,
+    merge_groups,
     read_table,
     scan_folder,
     split_samples,
+    without_quarantined,
 )
 from headstart.data import audit as audit_pictures
 from headstart.data.cache import CacheMode
@@ -47,12 +53,13 @@ if TYPE_CHECKING:
     from headstart.models import Engine, Features
 
 INTERPOLATIONS = get_args(Interpolation)
+POLICIES = get_args(Policy)
 SPLITS = ("train", "valid", "test")
 OnProgress = Callable[[int, int], None]
 
 
-class DataOptions(TypedDict, total=False):
-    """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
+class AuditedOptions(TypedDict, total=False):
+    """What `ImageData.from_audit` takes beside the pictures."""
 
     image_size: int | str | Size
     augment: Augmentation | None
@@ -62,10 +69,31 @@ class DataOptions(TypedDict, total=False):
     seed: int
     threads: int | None
     balance: Balance
-    cache: CacheMode
     max_bad: int | None
+    resize: str
+
+
+class DataOptions(AuditedOptions, total=False):
+    """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
+
+    cache: CacheMode
     limit: int | None
+    quarantine: Path | None
     on_progress: OnProgress | None
+
+
+def _check(**options: Unpack[AuditedOptions]) -> None:
+    """Raise `UsageError` for options out of range."""
+    valid, test = options.get("valid", 0.2), options.get("test", 0.0)
+    if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise UsageError(
+            f"valid={valid} and test={test} leave nothing to train on or to validate with",
+            "give fractions such as valid=0.2 and test=0.15",
+        )
+    resize = options.get("resize", "auto")
+    if resize not in (*POLICIES, "auto"):
+        raise UsageError(f"there is no resize policy {resize!r}", "choose crop, squish, pad or auto")
+    Ordering(balance=options.get("balance", "none"))
 
 
 def choose_batch_size(train_count: int) -> int:
@@ -92,7 +120,9 @@ class ImageData:
     augmentation: Augmentation
     batch_size: int
     audit: Audit | None = None
+    duplicates: Duplicates | None = None
     policy: Policy = "crop"
+    policy_reason: str = ""
     crop_fraction: float = 0.875
     interpolation: Interpolation = "bicubic"
     seed: int = 0
@@ -105,10 +135,12 @@ class ImageData:
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
 
-        Unreadable pictures are left out before the split (`data.audit` names them). Class folders
-        are split by class, `valid` and `test` being fractions; byte-identical pictures stay on one
-        side. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class
-        is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        Unreadable pictures are left out before the split (`data.audit` names them), and those that the
+        list `quarantine` names are not even looked at. Class folders are split by class, `valid` and
+        `test` being fractions; pictures that are the same, or nearly, stay on one side. `resize`: what
+        becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
+        all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
+        class is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
@@ -200,6 +232,32 @@ class ImageData:
         cls,
         samples: Samples,
         *,
+        cache: CacheMode = "auto",
+        limit: int | None = None,
+        quarantine: Path | None = None,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[AuditedOptions],
+    ) -> ImageData:
+        """Make `ImageData` from a table of samples; see `from_folder`.
+
+        `limit` takes that many of them for a quick trial: see `data.limit_samples`.
+        """
+        _check(**options)  # what is wrong with an option is said before any picture is looked at
+        if quarantine is not None:
+            samples = without_quarantined(samples, quarantine)
+        if limit is not None:
+            samples = limit_samples(samples, limit, seed=options.get("seed", 0))
+        size = parse_size(options.get("image_size", 224))
+        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
+        seen = audit_pictures(pixels, threads=options.get("threads"), on_progress=on_progress)
+        return cls.from_audit(pixels, seen, **options)
+
+    @classmethod
+    def from_audit(
+        cls,
+        cache: PixelCache,
+        seen: Audit,
+        *,
         image_size: int | str | Size = 224,
         augment: Augmentation | None = None,
         valid: float = 0.2,
@@ -208,36 +266,22 @@ class ImageData:
         seed: int = 0,
         threads: int | None = None,
         balance: Balance = "none",
-        cache: CacheMode = "auto",
         max_bad: int | None = None,
-        limit: int | None = None,
-        on_progress: OnProgress | None = None,
+        resize: str = "auto",
     ) -> ImageData:
-        """Make `ImageData` from a table of samples; see `from_folder`.
+        """Make `ImageData` from pictures that were looked at already; see `from_folder`.
 
-        `limit` takes that many of them for a quick trial: see `data.limit_samples`.
+        `cache` holds the samples that `seen` is about, and the pixels that the audit decoded.
         """
-        if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
-            raise UsageError(
-                f"valid={valid} and test={test} leave nothing to train on or to validate with",
-                "give fractions such as valid=0.2 and test=0.15",
-            )
-        size = parse_size(image_size)
-        Ordering(balance=balance)  # an unknown one is refused before any picture is looked at
-        if limit is not None:
-            samples = limit_samples(samples, limit, seed=seed)
-        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
-        seen = audit_pictures(pixels, threads=threads, on_progress=on_progress)
+        _check(valid=valid, test=test, balance=balance, resize=resize)
+        size, samples = parse_size(image_size), cache.samples
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
-        pixels = pixels.take(usable)
-        split = split_samples(
-            samples.take(usable),
-            valid=valid,
-            test=test,
-            seed=seed,
-            groups=seen.duplicate_groups()[usable],
-        )
+        pixels = cache.take(usable)
+        duplicates = find_duplicates(seen)
+        group = merge_groups(samples.group, duplicates.near)[usable]
+        split = split_samples(samples.take(usable), valid=valid, test=test, seed=seed, groups=group)
+        policy, reason = _policy(resize, seen, size)
         train_count = len(split.rows("train"))
         if len(split.rows("valid")) == 0:
             raise DataError(
@@ -258,6 +302,9 @@ class ImageData:
             augmentation=side_on() if augment is None else augment,
             batch_size=min(batch_size, max(1, train_count)),
             audit=seen,
+            duplicates=duplicates.take(usable),
+            policy=policy,
+            policy_reason=reason,
             seed=seed,
             threads=threads,
             balance=balance,
@@ -437,8 +484,25 @@ class ImageData:
             codes = ", ".join(f"{count} {code}" for code, count in self.audit.counts().items())
             lines.append(f"{len(self.audit.bad_rows)} pictures cannot be used and are left out: {codes}")
             lines += [f"  {self.audit.messages[row]}" for row in self.audit.bad_rows[:5].tolist()]
-        if self.audit is not None and self.audit.duplicates:
-            lines.append(f"{self.audit.duplicates} pictures are byte for byte the same as another one")
+        if self.duplicates is not None:
+            lines += self._copies(self.duplicates)
+        if self.policy_reason:
+            lines.append(f"resize: {self.policy_reason}")
+        return lines
+
+    def _copies(self, duplicates: Duplicates) -> list[str]:
+        """Return what there is to say about pictures that are in the data more than once."""
+        lines = []
+        if duplicates.exact_copies:
+            lines.append(f"{duplicates.exact_copies} pictures are byte for byte the same as another one")
+        if duplicates.near_copies:
+            lines.append(f"{duplicates.near_copies} pictures are nearly the same as another one")
+        for (earlier, later), leak in duplicates.leaks(self.samples.split).items():
+            lines.append(f"  {later} shares pictures with {earlier}: {leak.words}")
+        conflicts = duplicates.conflicts(self.samples.labels)
+        if conflicts:
+            lines.append(f"{len(conflicts)} pictures are there under different labels:")
+            lines += ["  " + " and ".join(map(self.samples.name, rows[:3])) for rows in conflicts[:5]]
         return lines
 
     def show_batch(self, count: int = 9, *, augment: bool = True, epoch: int = 0) -> Figure:
@@ -451,6 +515,30 @@ class ImageData:
         titles = [names[row] for row in batch.index.tolist()]
         return show_pictures(list(np.asarray(batch.inputs)), titles)
 
+    def show_augmented(self, count: int = 5, draws: int = 7) -> Figure:
+        """Return a figure with a row for each of `count` training pictures: plain, then as training sees it.
+
+        The pictures are spread evenly over the training part; each of the `draws` is another epoch's.
+        """
+        from headstart.evaluation import show_pictures
+
+        data = self.with_options(batch_size=count)
+        augmented = data.source("train", augment=True, limit=count)
+        seen = [next(iter(data.source("train", limit=count).epoch(0)))]
+        seen += [next(iter(augmented.epoch(epoch))) for epoch in range(draws)]
+        names = self.samples.label_names()
+        rows = seen[0].index.tolist()
+        titles = [name for row in rows for name in (names[row], *[""] * draws)]
+        pictures = [np.asarray(batch.inputs)[number] for number in range(len(rows)) for batch in seen]
+        return show_pictures(pictures, titles, columns=draws + 1)
+
 
 def _short_side(size: Size, crop_fraction: float) -> int:
     return math.ceil(max(size) / crop_fraction)
+
+
+def _policy(resize: str, seen: Audit, size: Size) -> tuple[Policy, str]:
+    """The resize policy that was asked for, or the one that suits the shapes, and why."""
+    if resize != "auto":
+        return cast(Policy, resize), ""
+    return choose_policy(Shapes(seen.height[seen.ok], seen.width[seen.ok]), size)

@@ -39,6 +39,9 @@ MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, fro
 BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
 Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
 Test = Annotated[float, typer.Option(help="The share to keep aside for an honest figure.")]
+Resize = Annotated[
+    str, typer.Option(help="What becomes of other shapes: crop, squish, pad, or auto by a look at them.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
@@ -118,6 +121,8 @@ def _data(
     balance: str = "none",
     cache: str = "auto",
     max_bad: int | None = None,
+    resize: str = "auto",
+    quarantine: Path | None = None,
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
@@ -135,6 +140,8 @@ def _data(
             balance=balance,  # type: ignore[arg-type]  # an unknown one is refused with the choices
             cache=cache,  # type: ignore[arg-type]
             max_bad=max_bad,
+            resize=resize,
+            quarantine=quarantine,
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -175,6 +182,11 @@ def train(
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
+    resize: Resize = "auto",
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(help="Leave out the pictures in this list, as check --quarantine writes it."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
@@ -212,6 +224,8 @@ def train(
         balance=balance,
         cache=cache,
         max_bad=max_bad,
+        resize=resize,
+        quarantine=quarantine,
     )
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
@@ -256,6 +270,59 @@ def _print_result(result: object) -> None:
     print(f"report  {result.report}")
     print(f"model   {result.model}")
     print(f"next    headstart predict {result.model} PICTURES")
+
+
+@app.command("check")
+@takes_source
+def check(
+    source: Source,
+    image_size: ImageSize = "224",
+    resize: Resize = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write a page with thumbnails to this HTML file.")] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(help="Write the pictures to look at to this CSV file, to edit and train by."),
+    ] = None,
+    show_augment: Annotated[
+        Path | None, typer.Option(help="Write a picture of what training sees to this JPEG or PNG file.")
+    ] = None,
+    augment: Augment = "side-on",
+    max_zoom: MaxZoom = 1.1,
+    flips: Annotated[
+        bool,
+        typer.Option("--flips", help="Find out, with a pretrained body, whether mirroring changes labels."),
+    ] = False,
+    arch: Arch = "resnet34",
+    weights: Weights = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 65 where there is a fault.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files to be written.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Look at every picture: unreadable, blank, there twice, under two labels, sizes and what is cut away."""
+    from headstart.cli.check import CheckOptions, run_check
+
+    _limit_threads(threads)
+    options = CheckOptions(
+        image_size, resize, out, quarantine, show_augment, strict, as_json, force, seed, threads
+    )
+    body = None
+    if flips:
+        from headstart.recipe import Body
+
+        body = Body(arch, weights)
+    return run_check(
+        source,
+        options,
+        _narrator(quiet),
+        augmentation=_augmentation(augment, max_zoom),
+        flips=body,
+        device=device,
+    )
 
 
 @app.command("predict")

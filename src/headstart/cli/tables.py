@@ -29,9 +29,9 @@ def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> N
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        cells = [_writable(row["path"]), row["status"]]
+        cells = [writable(row["path"]), row["status"]]
         for entry in row["classes"]:
-            cells += [_writable(entry["class"]), f"{entry['probability']:.6f}"]
+            cells += [writable(entry["class"]), f"{entry['probability']:.6f}"]
         writer.writerow(cells + [""] * (len(header) - len(cells)))
 
 
@@ -72,7 +72,7 @@ def print_finder(found: FinderResult, plot: Path, *, as_json: bool) -> None:
     print(f"plot       {plot}")
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """Return text that stdout can encode: an undecodable file name holds lone surrogates."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)

@@ -3,16 +3,21 @@
 from headstart.data.archives import from_zip
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
+from headstart.data.duplicates import Duplicates, find_duplicates
+from headstart.data.findings import Finding, Findings, findings
+from headstart.data.grouping import merge_groups
 from headstart.data.images import Colours, Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.listed import from_function, from_lists, from_regex
 from headstart.data.loader import Loader
+from headstart.data.quarantine import Entry, without_quarantined, write_quarantine
 from headstart.data.rows import Rules
 from headstart.data.samples import Samples, shown
 from headstart.data.scan import from_paths, scan_folder
+from headstart.data.shapes import Shapes, choose_policy
 from headstart.data.sharding import write_shards
 from headstart.data.shards import from_shards
-from headstart.data.splits import split_samples
+from headstart.data.splits import folds, split_samples
 from headstart.data.subset import limit_samples
 from headstart.data.tables import Table, from_frame, read_table
 from headstart.data.testset import read_test_set, with_test_set
@@ -21,16 +26,25 @@ __all__ = [
     "Audit",
     "Colours",
     "Decoded",
+    "Duplicates",
+    "Entry",
+    "Finding",
+    "Findings",
     "Limits",
     "Loader",
     "PixelCache",
     "Rules",
     "Samples",
+    "Shapes",
     "Table",
     "audit",
+    "choose_policy",
     "decode",
     "decode_with_size",
     "default_budget",
+    "find_duplicates",
+    "findings",
+    "folds",
     "from_frame",
     "from_function",
     "from_lists",
@@ -39,6 +53,7 @@ __all__ = [
     "from_shards",
     "from_zip",
     "limit_samples",
+    "merge_groups",
     "read_table",
     "read_test_set",
     "scan_folder",
@@ -46,5 +61,7 @@ __all__ = [
     "size",
     "split_samples",
     "with_test_set",
+    "without_quarantined",
+    "write_quarantine",
     "write_shards",
 ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         top_k,
         wilson,
     )
+    from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check
     from headstart.evaluation.plots import (
         plot_confusion_matrix,
         plot_losses,
@@ -72,6 +73,7 @@ _HOMES = {
         "top_k",
         "wilson",
     ),
+    "mirror": ("MirrorFindings", "Swap", "mirror_check"),
     "plots": (
         "plot_confusion_matrix",
         "plot_losses",
@@ -99,8 +101,10 @@ __all__ = [
     "Interpretation",
     "Interval",
     "Metric",
+    "MirrorFindings",
     "Predictions",
     "ReliabilityBin",
+    "Swap",
     "average",
     "calibrate",
     "concatenate",
@@ -111,6 +115,7 @@ __all__ = [
     "interval",
     "measure",
     "metric",
+    "mirror_check",
     "paired",
     "per_class",
     "plot_confusion_matrix",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headstart.recipe.clock import parse_duration
+from headstart.recipe.flips import check_flips, probe_flips
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result, StepResult
@@ -15,11 +16,13 @@ __all__ = [
     "Result",
     "StepResult",
     "TerminalNarrator",
+    "check_flips",
     "eight_steps",
     "forecast",
     "make_plan",
     "parse_duration",
     "prepare_folder",
+    "probe_flips",
     "run_steps",
     "train",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from headstart.evaluation.report import wording
 from headstart.evaluation.report.folder import RunFolder, read_run
@@ -28,10 +30,19 @@ def write_report(run_folder: Path) -> Path:
 
 def render(run: RunFolder) -> str:
     """Return the report as HTML: a pure function of the run."""
-    from jinja2 import Environment, StrictUndefined
+    return fill("report.html.jinja", sections(run))
+
+
+def fill(template: str, content: Mapping[str, Any]) -> str:
+    """Return a template of this folder filled with content; all text in it is escaped."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_source),
     )
     environment.filters |= {
         "percent": wording.percent,
@@ -40,5 +51,8 @@ def render(run: RunFolder) -> str:
         "duration": wording.duration,
         "visible": wording.visible,
     }
-    source = resources.files("headstart.evaluation.report").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(source).render(**sections(run))
+    return environment.get_template(template).render(**content)
+
+
+def _source(name: str) -> str:
+    return resources.files("headstart.evaluation.report").joinpath(name).read_text("utf-8")
