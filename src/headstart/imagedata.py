@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
+from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, explain, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
 from headstart.data import audit as audit_pictures
 from headstart.errors import DataError, UsageError
 from headstart.models import FeatureCache, TensorSource, materialise
+from headstart.resident import ResidentSource, fits, upload
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
+    from headstart.augment.batched import ResidentPixels
     from headstart.models import Engine
 
 INTERPOLATIONS = get_args(Interpolation)
@@ -58,6 +61,7 @@ class ImageData:
     interpolation: Interpolation = "bicubic"
     seed: int = 0
     threads: int | None = None
+    _resident: dict[tuple[object, ...], ResidentPixels] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_folder(
@@ -207,24 +211,28 @@ class ImageData:
         shuffle: bool = False,
         prepare: Prepare | None = None,
         limit: int | None = None,
+        resident: torch.device | str | None = None,
     ) -> BatchSource:
         """Return the batches of a split: uint8 pictures of `image_size`, class numbers, row numbers.
 
         `augment` draws anew for each epoch; `prepare` replaces the evaluation view by another; `limit`
-        takes that many rows, spread evenly over the split.
+        takes that many rows, spread evenly over the split. `resident`: a device in whose memory the decoded
+        pictures are kept, and where they are augmented; a CUDA device only where they fit.
         """
         rows = self.rows(split)
         if limit is not None and limit < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
         chosen: Prepare = prepare or self.evaluation
         if augment:
-            chosen = TrainPrepare(
+            chosen = training = TrainPrepare(
                 self.augmentation,
                 self.image_size,
                 self.seed,
                 policy=self.policy,
                 crop_fraction=self.crop_fraction,
             )
+            if resident is not None and (kept := self._resident_pixels(rows, resident)) is not None:
+                return self._resident_source(kept, rows, training, shuffle=shuffle)
         return Loader(
             self.cache,
             rows,
@@ -233,6 +241,36 @@ class ImageData:
             shuffle=shuffle,
             seed=self.seed,
             threads=self.threads,
+        )
+
+    def _resident_pixels(self, rows: NDArray[np.int64], device: torch.device | str) -> ResidentPixels | None:
+        """Return the pixels of these rows in a device's memory, sent there once, or None where they stay."""
+        import torch
+
+        place = torch.device(device)
+        if self.augmentation.before is not None or (
+            place.type == "cuda" and not fits(self.cache, rows, place)
+        ):
+            return None
+        key = (self.cache, place, rows.tobytes())
+        if key not in self._resident:
+            self._resident.clear()  # those of another size have had their time
+            self._resident[key] = upload(self.cache, rows, place, threads=self.threads)
+        return self._resident[key]
+
+    def _resident_source(
+        self, pixels: ResidentPixels, rows: NDArray[np.int64], prepare: TrainPrepare, *, shuffle: bool
+    ) -> ResidentSource:
+        kind = np.float32 if self.task is Task.MULTI_LABEL else np.int64
+        return ResidentSource(
+            pixels,
+            self.samples.labels[rows].astype(kind),
+            rows,
+            self.samples.ids[rows],
+            prepare,
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            seed=self.seed,
         )
 
     def activations(
@@ -297,6 +335,34 @@ class ImageData:
     def picture(self, row: int) -> Pixels:
         """Return the decoded, upright picture of a row, reduced for the cache: (height, width, 3)."""
         return self.cache.pixels(row)
+
+    def explain(self, row: int, *, epoch: int = 0, augment: bool = True) -> str:
+        """Return the way of one sample, a line for each step: file, decoding, matrix, warp, pixel steps."""
+        data = self.samples.read(row)
+        decoded = self.cache.decode(row, data)
+        height, width = decoded.pixels.shape[:2]
+        lines = [
+            f"sample   {row}: {self.samples.name(row)}, {self.samples.split[row] or 'no split'}",
+            f"label    {self.samples.label_names()[row]}",
+            f"file     {decoded.format}, {len(data):,} bytes",
+            f"decoded  {decoded.size[0]} x {decoded.size[1]}, upright"
+            + (f", reduced to {height} x {width}" if (height, width) != decoded.size else ""),
+        ]
+        if augment:
+            prepare = TrainPrepare(
+                self.augmentation,
+                self.image_size,
+                self.seed,
+                policy=self.policy,
+                crop_fraction=self.crop_fraction,
+            )
+            lines += explain(prepare, (height, width), int(self.samples.ids[row]), epoch)
+        else:
+            size = f"{self.image_size[0]} x {self.image_size[1]}"
+            lines.append(
+                f"resize   {self.policy} to {size}, {self.crop_fraction:g} of it, {self.interpolation}"
+            )
+        return "\n".join(lines)
 
     def summary(self) -> str:
         """Return one line about the data."""

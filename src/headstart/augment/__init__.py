@@ -2,6 +2,8 @@
 
 from headstart.augment.augmentation import Augmentation, Color, Framing, PixelSteps
 from headstart.augment.draws import Draws, Slot, uniform
+from headstart.augment.look import show
+from headstart.augment.mixing import ALPHAS, MixedSource, Mixing
 from headstart.augment.own import Own
 from headstart.augment.prepare import EvalPrepare, TrainPrepare, views
 from headstart.augment.presets import (
@@ -16,8 +18,10 @@ from headstart.augment.presets import (
 )
 from headstart.augment.view import view_matrix
 from headstart.augment.warp import apply_color, resize_for_evaluation, warp
+from headstart.augment.words import describe, explain
 
 __all__ = [
+    "ALPHAS",
     "GENERATIONS",
     "PRESETS",
     "Augmentation",
@@ -25,15 +29,20 @@ __all__ = [
     "Draws",
     "EvalPrepare",
     "Framing",
+    "MixedSource",
+    "Mixing",
     "Own",
     "PixelSteps",
     "Slot",
     "TrainPrepare",
     "apply_color",
+    "describe",
+    "explain",
     "from_course",
     "none",
     "preset",
     "resize_for_evaluation",
+    "show",
     "side_on",
     "top_down",
     "trivial",

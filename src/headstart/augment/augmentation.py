@@ -6,12 +6,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headstart.augment import color, geometry
+from headstart.augment.color import ColorMatrices, Curves
 from headstart.augment.draws import CROP_TRIES, SLOTS, Column, Draws, Slot, Tone, uniform, uniform_row
 from headstart.augment.own import Own
 from headstart.augment.trivial import trivial_draws
@@ -191,12 +193,9 @@ class Augmentation:
         `ConfigError` for an unknown name, or when `before` is not the change that the values name.
         """
         given = dict(_known(values, cls, "an augmentation"))
-        for name, kind in (("framing", Framing), ("color", Color), ("pixels", PixelSteps)):
+        for name, kind in _PARTS.items():
             if name in given:
-                inner = _known(given[name], kind, f"{name} of an augmentation")
-                given[name] = kind(
-                    **{key: tuple(value) if isinstance(value, list) else value for key, value in inner.items()}
-                )
+                given[name] = kind(**_part(given[name], name, kind))
         named = given.get("before")
         if named != (None if before is None else before.key):
             raise ConfigError(
@@ -263,7 +262,8 @@ class Augmentation:
         if self.light == "linear":
             contrast = sometimes(Slot.WHETHER_CONTRAST, often, Slot.CONTRAST, -most, most)
             # The course's factor: 1 + c above, 1 / (1 + |c|) below.
-            factor = (1.0 + abs(contrast)) ** np.sign(contrast)
+            more = 1.0 + abs(contrast)
+            factor = more * (contrast >= 0) + (1.0 / more) * (contrast < 0)
             return {"tone": int(Tone.AROUND_MEAN), "tone_factor": factor, "tone_added": 255.0 * brightness}
         softest = float(np.log1p(-most))
         contrast = sometimes(Slot.WHETHER_CONTRAST, often, Slot.CONTRAST, softest, -softest)
@@ -271,28 +271,27 @@ class Augmentation:
 
     def geometry(self, draws: Draws) -> geometry.Matrices:
         """Return what was drawn as one matrix for each sample, (B, 3, 3), without the crop's place."""
-        found = None
+        single = not isinstance(draws.zoom, np.ndarray)
+        changes = [] if draws.tilt is None else [geometry.perspective(draws.tilt)]
         for make, values, neutral in (
-            (geometry.perspective, (draws.tilt,), None),
-            (geometry.symmetric_warp, (draws.warp_horizontal, draws.warp_vertical), 0.0),
-            (geometry.rotate, (draws.rotate,), 0.0),
-            (geometry.shear, (draws.shear_right, draws.shear_down), 0.0),
-            (geometry.squish, (draws.squish,), 0.0),
-            (geometry.zoom, (draws.zoom,), 1.0),
-            (geometry.shift, (draws.shift_right, draws.shift_down), 0.0),
-            (geometry.dihedral, (draws.dihedral,), 0),
-            (geometry.flip_horizontal, (draws.flip,), False),
+            (geometry.symmetric_warp, (draws.warp_horizontal, draws.warp_vertical), (0.0, 0.0)),
+            (geometry.rotate, (draws.rotate,), (0.0,)),
+            (geometry.shear, (draws.shear_right, draws.shear_down), (0.0, 0.0)),
+            (geometry.squish, (draws.squish,), (0.0,)),
+            (geometry.zoom, (draws.zoom,), (1.0,)),
+            (geometry.shift, (draws.shift_right, draws.shift_down), (0.0, 0.0)),
+            (geometry.dihedral, (draws.dihedral,), (0,)),
+            (geometry.flip_horizontal, (draws.flip,), (False,)),
         ):
             # What changes nothing is left out: multiplying by the identity gives the same bits.
-            if all(_is(value, neutral) for value in values):
+            if (values == neutral) if single else all(map(_is, values, neutral)):
                 continue
-            made = make(*values)  # type: ignore[operator]
-            found = made if found is None else found @ made
-        if found is None:
-            return np.eye(3) if np.ndim(draws.zoom) == 0 else geometry.identity(len(draws.zoom))
-        return found
+            changes.append(make(*values))
+        if not changes:
+            return np.eye(3) if single else geometry.identity(len(draws.zoom))
+        return reduce(np.matmul, changes)
 
-    def color_matrices(self, draws: Draws) -> color.ColorMatrices | None:
+    def color_matrices(self, draws: Draws) -> ColorMatrices | None:
         """Return the change of colours that was drawn, (B, 3, 4) or (3, 4), or None where there is none."""
         found = None
         for make, values, neutral in (
@@ -305,7 +304,7 @@ class Augmentation:
                 found = made if found is None else color.compose(found, made)
         return found
 
-    def curves(self, draws: Draws) -> color.Curves | None:
+    def curves(self, draws: Draws) -> Curves | None:
         """Return the curves that were drawn, (B, 256) or (256,), or None where there are none."""
         found = None
         if self.max_lighting and self.light == "logit":
@@ -320,6 +319,7 @@ class Augmentation:
         return found
 
 
+_PARTS: dict[str, type] = {"framing": Framing, "color": Color, "pixels": PixelSteps}
 _PLAIN_FRAMING, _PLAIN_COLOR, _PLAIN_PIXELS = Framing(), Color(), PixelSteps()
 
 
@@ -340,6 +340,12 @@ def _known(values: Mapping[str, Any], kind: type, what: str) -> Mapping[str, Any
     if unknown:
         raise ConfigError(f"{what} has no {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")
     return values
+
+
+def _part(values: Mapping[str, Any], name: str, kind: type) -> dict[str, Any]:
+    """Return the values of a part of an augmentation, lists (as JSON has them) as tuples."""
+    known = _known(values, kind, f"{name} of an augmentation")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
 
 
 def _row_wise(numbers: Any, first: Slot, count: int) -> NDArray[np.float64]:
@@ -372,9 +378,7 @@ def _color_draws(chosen: Color, numbers: Any, sometimes: Any) -> dict[str, Colum
     greyest, turn = float(np.log1p(-chosen.max_saturation)), chosen.max_hue
     dropped = sometimes(Slot.WHETHER_POSTERISE, often, Slot.POSTERISE, 0.0, 9.0 - chosen.min_bits)
     drawn = {
-        "saturation": np.exp(
-            sometimes(Slot.WHETHER_SATURATION, often, Slot.SATURATION, greyest, -greyest)
-        ),
+        "saturation": np.exp(sometimes(Slot.WHETHER_SATURATION, often, Slot.SATURATION, greyest, -greyest)),
         "hue": sometimes(Slot.WHETHER_HUE, often, Slot.HUE, -turn, turn),
     }
     if chosen.min_bits < 8:
@@ -393,9 +397,7 @@ def _pixel_draws(chosen: PixelSteps, numbers: Any, sometimes: Any) -> dict[str, 
     }
     if chosen.max_erased:
         least = min(0.02, chosen.max_erased)
-        drawn["erase_area"] = sometimes(
-            Slot.WHETHER_ERASE, often, Slot.ERASE_AREA, least, chosen.max_erased
-        )
+        drawn["erase_area"] = sometimes(Slot.WHETHER_ERASE, often, Slot.ERASE_AREA, least, chosen.max_erased)
         drawn["erase_ratio"] = np.exp(math.log(0.3) * (1.0 - 2.0 * numbers[Slot.ERASE_RATIO]))
         drawn["erase_right"] = numbers[Slot.ERASE_RIGHT]
         drawn["erase_down"] = numbers[Slot.ERASE_DOWN]

@@ -88,7 +88,7 @@ def posterise(bits: ArrayLike) -> Curves:
 
 def solarise(threshold: ArrayLike) -> Curves:
     """Invert the values from `threshold` (0 … 256) on; 256 changes nothing."""
-    return np.where(_STEPS >= np.asarray(threshold)[..., None], 255 - _STEPS, _STEPS).astype(np.uint8)
+    return np.where(np.asarray(threshold)[..., None] <= _STEPS, 255 - _STEPS, _STEPS).astype(np.uint8)
 
 
 def chained(first: Curves, second: Curves) -> Curves:

@@ -20,6 +20,7 @@ Matrices = NDArray[np.float64]
 
 _QUARTER_COSINES = np.array([1.0, 0.0, -1.0, 0.0])
 _QUARTER_SINES = np.array([0.0, 1.0, 0.0, -1.0])
+_CORNERS = np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
 # From the square -1 … 1 to the square 0 … 1.
 _TO_UNIT_SQUARE = np.array([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1]])
 
@@ -103,7 +104,7 @@ def perspective(moved: ArrayLike) -> Matrices:
     right, bottom right and bottom left corner. The four must stay a convex quadrilateral, which they do
     below 1. Source: Heckbert, Fundamentals of Texture Mapping and Image Warping, 1989, section 2.2.3.
     """
-    corners = np.asarray(moved, np.float64) + [[-1, -1], [1, -1], [1, 1], [-1, 1]]
+    corners = np.asarray(moved, np.float64) + _CORNERS
     x, y = np.moveaxis(corners, -1, 0)
     (x0, x1, x2, x3), (y0, y1, y2, y3) = np.moveaxis(x, -1, 0), np.moveaxis(y, -1, 0)
     sum_x, sum_y = x0 - x1 + x2 - x3, y0 - y1 + y2 - y3
@@ -113,7 +114,7 @@ def perspective(moved: ArrayLike) -> Matrices:
     to_corners = matrix(
         (x1 - x0 + g * x1, x3 - x0 + h * x3, x0), (y1 - y0 + g * y1, y3 - y0 + h * y3, y0), (g, h, 1)
     )
-    return to_corners @ _TO_UNIT_SQUARE
+    return np.asarray(to_corners @ _TO_UNIT_SQUARE)
 
 
 def shift(right: ArrayLike, down: ArrayLike) -> Matrices:

@@ -88,10 +88,10 @@ def from_course(
         raise UsageError(f"the course has no generation {generation!r}", "choose 0.7, 1 or 2")
     if generation != "2" and (min_scale, mult) != (1.0, 1.0):
         raise UsageError(f"generation {generation} has no min_scale and no mult", "use generation 2")
-    flips = {"dihedral": True} if flip_vertical else {"flip_horizontal": True}
     if generation == "0.7":
         return Augmentation(
-            **flips,
+            flip_horizontal=not flip_vertical,
+            dihedral=flip_vertical,
             max_rotate=10.0,
             max_zoom=1.0 if max_zoom is None else max_zoom,
             max_lighting=0.05,
@@ -100,7 +100,8 @@ def from_course(
             random_crop=True,
         )
     return Augmentation(
-        **flips,
+        flip_horizontal=not flip_vertical,
+        dihedral=flip_vertical,
         max_rotate=10.0 * mult,
         max_zoom=1.1 if max_zoom is None else max_zoom,
         max_warp=0.2 * mult,

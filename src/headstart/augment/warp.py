@@ -56,11 +56,12 @@ def shrinking(matrix: NDArray[np.float64], size: Size) -> Any:
     `matrix` (…, 3, 3): one number for each.
     """
     x, y = (size[1] - 1) / 2, (size[0] - 1) / 2
-    (a, b, c), (d, e, f), (g, h, i) = np.moveaxis(matrix, (-2, -1), (0, 1))
+    rows = matrix.tolist() if matrix.ndim == 2 else np.moveaxis(matrix, (-2, -1), (0, 1))
+    (a, b, c), (d, e, f), (g, h, i) = rows
     u, v, w = a * x + b * y + c, d * x + e * y + f, g * x + h * y + i
     across = (a * w - u * g) * (e * w - v * h)
     along = (b * w - u * h) * (d * w - v * g)
-    return np.sqrt(np.abs(across - along)) / (w * w)
+    return np.sqrt(abs(across - along)) / (w * w)
 
 
 def smoothing(shrinking: ArrayLike) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,7 +35,11 @@ Weights = Annotated[
 ]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")]
 ImageSize = Annotated[str, typer.Option(help="224, or height x width such as 224x320.")]
-Augment = Annotated[str, typer.Option(help="side-on, top-down or none.")]
+Augment = Annotated[
+    str,
+    typer.Option(help="side-on, top-down, none, trivial, or as the course: course-0.7, course-1, course-2."),
+]
+Mixing = Annotated[str, typer.Option(help="none, mixup or cutmix: two pictures and labels become one.")]
 MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, from 1 up.")]
 BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
 Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
@@ -63,15 +68,11 @@ def _root(
 
 
 def _augmentation(name: str, max_zoom: float) -> Augmentation:
-    from headstart import augment
+    from headstart.augment import PRESETS, preset
 
-    if name == "side-on":
-        return augment.side_on(max_zoom=max_zoom)
-    if name == "top-down":
-        return augment.top_down(max_zoom=max_zoom)
-    if name == "none":
-        return augment.none()
-    raise UsageError(f"--augment {name!r} is unknown", "choose side-on, top-down or none")
+    if name not in PRESETS:
+        raise UsageError(f"--augment {name!r} is unknown", f"choose from {', '.join(PRESETS)}")
+    return preset(name, max_zoom=max_zoom)
 
 
 def _batch_size(text: str) -> int | str:
@@ -145,6 +146,7 @@ def train(
     ] = None,
     augment: Augment = "side-on",
     max_zoom: MaxZoom = 1.1,
+    mixing: Mixing = "none",
     batch_size: BatchSize = "auto",
     cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
@@ -188,6 +190,9 @@ def train(
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
+    if mixing != "none":
+        settings = replace(chosen_plan.settings, mixing=mixing, mixing_alpha=None)
+        chosen_plan = replace(chosen_plan, settings=settings)
     run_folder = None if dry_run else recipe.prepare_folder(out, folder, force=force)
     data = _data(
         folder,
