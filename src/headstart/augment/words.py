@@ -20,15 +20,17 @@ _TONES = {
 def describe(augmentation: Augmentation) -> str:
     """Return what an augmentation may do, in one line."""
     framing, colors, pixels = augmentation.framing, augmentation.color, augmentation.pixels
+    own = augmentation.before.key if augmentation.before else ""
+    smallest = framing.crop_area[0] if framing.crop_area else 1.0
     said = (
-        (augmentation.before is not None, f"{augmentation.before and augmentation.before.key} first"),
+        (own, f"{own} first"),
         (augmentation.dihedral, "turns and mirrors"),
         (augmentation.flip_horizontal and not augmentation.dihedral, "mirrors left and right"),
         (augmentation.max_rotate, f"rotates up to {augmentation.max_rotate:g}°"),
         (augmentation.max_zoom > 1, f"zooms up to {augmentation.max_zoom:g}x"),
         (augmentation.max_warp, f"warps up to {augmentation.max_warp:g}"),
         (augmentation.max_lighting, f"lights up to {augmentation.max_lighting:g}"),
-        (framing.crop_area, f"shows {framing.crop_area and framing.crop_area[0]:.0%} of a picture or more"),
+        (framing.crop_area, f"shows {smallest:.0%} of a picture or more"),
         (framing.max_squish > 1, f"stretches up to {framing.max_squish:g}x"),
         (framing.max_translate, f"moves up to {framing.max_translate:.0%}"),
         (framing.max_tilt, f"tilts up to {framing.max_tilt:g}"),
