@@ -40,9 +40,9 @@ class Framing:
 
     `crop_area`: (smallest, largest) share of the picture's area, for random-resized crops, which replace
     the resize policy: the area is uniform, its ratio of width to height, relative to the view's, is
-    log-uniform in `crop_ratio`, and after ten tries that do not fit the largest fitting crop at the
-    centre is taken. Source: Szegedy et al., arXiv 1409.4842; the defaults of torchvision are
-    (0.08, 1) and (3/4, 4/3).
+    log-uniform in `crop_ratio`, and after ten tries that do not fit the largest crop that does is taken.
+    Without `random_crop` it lies at the centre. Source: Szegedy et al., arXiv 1409.4842; the defaults of
+    torchvision are (0.08, 1) and (3/4, 4/3).
     """
 
     max_squish: float = 1.0

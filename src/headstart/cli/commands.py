@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
+    from headstart.training import Plan
 
 app = typer.Typer(
     name="headstart",
@@ -73,6 +74,17 @@ def _augmentation(name: str, max_zoom: float) -> Augmentation:
     if name not in PRESETS:
         raise UsageError(f"--augment {name!r} is unknown", f"choose from {', '.join(PRESETS)}")
     return preset(name, max_zoom=max_zoom)
+
+
+def _with_mixing(plan: Plan, mixing: str) -> Plan:
+    """Return the plan with the mixing of `--mixing`; `none` leaves what a plan of one's own says."""
+    from headstart.training.plan import MIXINGS
+
+    if mixing not in MIXINGS:
+        raise UsageError(f"--mixing {mixing!r} is unknown", f"choose from {', '.join(MIXINGS)}")
+    if mixing == "none":
+        return plan
+    return replace(plan, settings=replace(plan.settings, mixing=mixing, mixing_alpha=None))
 
 
 def _batch_size(text: str) -> int | str:
@@ -190,9 +202,7 @@ def train(
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
-    if mixing != "none":
-        settings = replace(chosen_plan.settings, mixing=mixing, mixing_alpha=None)
-        chosen_plan = replace(chosen_plan, settings=settings)
+    chosen_plan = _with_mixing(chosen_plan, mixing)
     run_folder = None if dry_run else recipe.prepare_folder(out, folder, force=force)
     data = _data(
         folder,

@@ -250,6 +250,8 @@ def _short(number: object) -> str:
 def _table_row(phase: Phase) -> tuple[str, ...]:
     size = f"{phase.image_size[0]}x{phase.image_size[1]}" if phase.image_size else "as data"
     source = "activations" if phase.precompute else "augmented" if phase.augment else "plain"
+    if phase.mixing not in (None, "none"):
+        source += f", {phase.mixing}"
     return (
         str(phase.step or ""),
         phase.name,
