@@ -36,7 +36,7 @@ def _numbers(value: ArrayLike) -> Any:
 
 def matrix(*rows: tuple[Any, Any, Any]) -> Matrices:
     """Return matrices from their entries, each a number or an array (B,): (B, rows, 3) or (rows, 3)."""
-    if not any(isinstance(entry, np.ndarray) for row in rows for entry in row):
+    if np.ndarray not in {type(entry) for row in rows for entry in row}:
         return np.array(rows, np.float64)
     entries = np.broadcast_arrays(*(entry for row in rows for entry in row))
     return np.stack(entries, axis=-1, dtype=np.float64).reshape(*entries[0].shape, len(rows), 3)

@@ -68,6 +68,8 @@ def smoothing(shrinking: ArrayLike) -> Any:
     """Return the standard deviation, in input pixels, by which a picture is smoothed before it shrinks."""
     # Of the factors 0 … 0.6, 0.3 brought mobilenetv2's features nearest to those of the antialiased
     # resize (48 pictures, shrunk by 1.5 and 1.95); below 1.5 smoothing made no difference.
+    if isinstance(shrinking, float):
+        return 0.0 if shrinking < 1.5 else 0.3 * math.sqrt(shrinking**2 - 1.0)
     factor = np.asarray(shrinking)
     return np.where(factor < 1.5, 0.0, 0.3 * np.sqrt(np.maximum(factor, 1.0) ** 2 - 1.0))
 
