@@ -247,14 +247,14 @@ class ImageData:
         """Return the pixels of these rows in a device's memory, sent there once, or None where they stay."""
         import torch
 
+        if self.augmentation.before is not None:
+            return None  # it takes one picture at a time
         place = torch.device(device)
-        if self.augmentation.before is not None or (
-            place.type == "cuda" and not fits(self.cache, rows, place)
-        ):
-            return None
         key = (self.cache, place, rows.tobytes())
         if key not in self._resident:
             self._resident.clear()  # those of another size have had their time
+            if place.type == "cuda" and not fits(self.cache, rows, place):
+                return None
             self._resident[key] = upload(self.cache, rows, place, threads=self.threads)
         return self._resident[key]
 

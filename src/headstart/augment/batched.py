@@ -135,7 +135,7 @@ def _bilinear(pixels: ResidentPixels, matrices: NDArray[np.float64], size: Size,
     device = pixels.pixels.device
     v, u = torch.meshgrid(*(torch.arange(side, device=device) for side in size), indexing="ij")
     # float32: coordinates in pictures of 4096 pixels are off by 0.0005 pixels at most.
-    m = torch.as_tensor(matrices, dtype=torch.float32, device=device)[..., None, None].unbind(1)
+    m = _on(matrices.astype(np.float32), v)[..., None, None].unbind(1)
     x, y, w = (row[:, 0] * u + row[:, 1] * v + row[:, 2] for row in m)
     x, y = (torch.nan_to_num(place / w, 0.0).clamp_(-_FAR, _FAR) for place in (x, y))
     left, top = x.floor(), y.floor()
@@ -199,7 +199,7 @@ def _blurred(pixels: ResidentPixels, sigma: NDArray[np.float64]) -> ResidentPixe
     columns, _ = _within(x, pixels.widths, "reflect")
     around = pixels.fetch(rows[:, :, None], columns[:, None, :]).float()
     # At most 255 * 256 * 256 + 2**15 < 2**24: float32 holds these whole numbers exactly.
-    taps = torch.as_tensor(kernels.T, dtype=torch.float32, device=device)[..., None, None, None]
+    taps = _on(kernels.T.astype(np.float32), around)[..., None, None, None]
     across = torch.zeros_like(around[:, :, :wide])
     for number, tap in enumerate(taps):
         across += tap * around[:, :, number : number + wide]
@@ -215,7 +215,7 @@ def color_batch(
 ) -> Tensor:
     """Change colours by matrices (B, 3, 4), then by curves (B, 256) or (B, 3, 256), as `apply_color`."""
     if matrices is not None:
-        m = torch.as_tensor(matrices, dtype=torch.float32, device=views.device)[:, None, None]
+        m = _on(matrices.astype(np.float32), views)[:, None, None]
         red, green, blue = (channel[..., None] for channel in views.float().unbind(-1))
         views = _rounded(red * m[..., 0] + green * m[..., 1] + blue * m[..., 2] + m[..., 3])
     if curves is not None:
@@ -258,7 +258,7 @@ def _sharpened(views: Tensor, draws: Draws, rows: NDArray[np.int64]) -> Tensor:
     for (row, column), tap in np.ndenumerate(SMOOTH):
         smooth += float(tap) * values[:, row : row + tall - 2, column : column + wide - 2]
     inner = values[:, 1:-1, 1:-1]
-    amount = torch.as_tensor(draws.sharpness[rows], dtype=torch.float32, device=views.device)
+    amount = _on(draws.sharpness[rows].astype(np.float32), views)
     out = views.clone()
     out[:, 1:-1, 1:-1] = _rounded(inner + amount.view(-1, 1, 1, 1) * (inner - smooth))
     return out

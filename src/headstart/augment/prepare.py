@@ -84,7 +84,13 @@ class TrainPrepare:
 
     @property
     def short_side(self) -> int:
-        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged."""
+        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged.
+
+        Zooms enlarge; of random-resized crops, those below the middle of their areas do.
+        """
+        area = self.augmentation.framing.crop_area
+        if area is not None:
+            return math.ceil(max(self.size) / math.sqrt((area[0] + area[1]) / 2))
         return _short_side(self.size, self.policy, self.crop_fraction)
 
     @property

@@ -99,4 +99,4 @@ def crop_window(
 
 def describe_matrix(matrix: NDArray[np.float64]) -> list[str]:
     """Return a matrix as three lines of text."""
-    return ["  ".join(f"{entry:9.4f}" for entry in row) for row in np.asarray(matrix, Any).tolist()]
+    return ["  ".join(f"{entry:10.5g}" for entry in row) for row in np.asarray(matrix, Any).tolist()]

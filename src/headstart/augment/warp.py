@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
 from headstart.errors import UsageError
@@ -64,7 +64,7 @@ def shrinking(matrix: NDArray[np.float64], size: Size) -> Any:
     return np.sqrt(abs(across - along)) / (w * w)
 
 
-def smoothing(shrinking: ArrayLike) -> Any:
+def smoothing(shrinking: Any) -> Any:
     """Return the standard deviation, in input pixels, by which a picture is smoothed before it shrinks."""
     # Of the factors 0 … 0.6, 0.3 brought mobilenetv2's features nearest to those of the antialiased
     # resize (48 pictures, shrunk by 1.5 and 1.95); below 1.5 smoothing made no difference.

@@ -45,7 +45,7 @@ def test_a_sample_s_way_is_told_step_by_step() -> None:
         assert (f"turned by {draws[epoch].rotate:+.1f}°" in text) == bool(draws[epoch].rotate)
         assert (f"enlarged by {draws[epoch].zoom:.3f}" in text) == (draws[epoch].zoom != 1)
     matrix = prepare.matrices(draws[0], (400, 600))
-    assert f"{matrix[0, 0]:9.4f}" in told[0]
+    assert f"{matrix[0, 0]:10.5g}" in told[0]
 
 
 def test_every_change_of_trivial_augment_has_its_words() -> None:

@@ -183,6 +183,8 @@ def test_a_decoded_picture_needs_so_many_pixels_that_nothing_is_enlarged() -> No
     assert EvalPrepare((224, 224)).short_side == 256
     assert TrainPrepare(none(), (224, 320), crop_fraction=1.0).short_side == 320
     assert EvalPrepare((224, 224), policy="squish").short_side == 224
+    cropped = Augmentation(framing=Framing(crop_area=(0.08, 1.0)))
+    assert TrainPrepare(cropped, (224, 224)).short_side == 305
 
 
 def shares(matrix: np.ndarray, size: tuple[int, int], picture: tuple[int, int]) -> tuple[float, float]:
