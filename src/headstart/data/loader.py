@@ -13,7 +13,7 @@ from headstart.data.cache import PixelCache
 from headstart.data.ordering import batch_bounds, order
 from headstart.data.samples import row_numbers
 from headstart.data.threads import one_opencv_thread, thread_count
-from headstart.errors import DataError, UsageError
+from headstart.errors import UsageError
 from headstart.types import Batch, Pixels, Prepare, Task, World
 
 _BATCHES_AHEAD = 3
@@ -114,12 +114,7 @@ class Loader:
 
     def _fill(self, inputs: Pixels, slot: int, row: int, epoch: int) -> None:
         sample_id = int(self.cache.samples.ids[row])
-        pixels = self.cache.pixels(row)
-        try:
-            inputs[slot] = self.prepare(pixels, sample_id, epoch)
-        except DataError as error:
-            named = f"{self.cache.samples.name(row)}: {error.message}"
-            raise DataError(named, error.hint, code=error.code) from error
+        inputs[slot] = self.prepare(self.cache.pixels(row), sample_id, epoch)
 
     def _finished(self, rows: NDArray[np.int64], inputs: Pixels) -> Batch:
         samples = self.cache.samples

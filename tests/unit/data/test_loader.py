@@ -175,19 +175,6 @@ def test_a_failing_picture_is_raised_at_its_batch_and_the_threads_end(
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("threads", [0, 3])
-def test_an_error_while_preparing_names_the_picture(cache: PixelCache, threads: int) -> None:
-    class Failing(Stamp):
-        def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
-            if image[0, 0, 0] == 12:
-                raise DataError("the change 'mine' failed", "try it", code="OWN_CHANGE")
-            return super().__call__(image, sample_id, epoch)
-
-    with pytest.raises(DataError, match=r"b/1\.png: the change 'mine' failed") as caught:
-        batches(Loader(cache, range(23), Failing(), batch_size=4, threads=threads))
-    assert (caught.value.code, caught.value.hint) == ("OWN_CHANGE", "try it")
-
-
 def test_an_epoch_that_is_left_early_leaves_no_threads(cache: PixelCache) -> None:
     before = threading.active_count()
     running = Loader(cache, range(23), Stamp(), batch_size=2, threads=3).epoch(0)
