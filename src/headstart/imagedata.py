@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from headstart.augment.batched import ResidentPixels
-    from headstart.models import Engine
+    from headstart.models import Engine, Features
 
 INTERPOLATIONS = get_args(Interpolation)
 SPLITS = ("train", "valid", "test")
@@ -281,11 +281,14 @@ class ImageData:
         *,
         prepare: Prepare | None = None,
         on_progress: OnProgress | None = None,
+        on_part: Callable[[Features], None] | None = None,
     ) -> TensorSource:
         """Return what `engine` gives for each picture of a split: computed once, then kept on disk.
 
         `identity` names the weights and the line that the engine was made from; with it, the contents
-        of the pictures and the view make up the key, so nothing stale is ever found.
+        of the pictures and the view make up the key, so nothing stale is ever found. While they are
+        computed, `on_part` gets (features, targets, row numbers) of the pictures that are done, a
+        random part of all.
         """
         view = prepare or self.evaluation
         rows, hashes = self.rows(split), self.content_keys(split)
@@ -293,7 +296,11 @@ class ImageData:
         key = store.key(hashes, view.key, f"{identity} {engine.name}")
         known = store.load(key) if hashes else None
         if known is None:
-            known = materialise(self.source(split, prepare=view), engine, on_progress)
+            mixed = on_part is not None
+            known = materialise(self.source(split, prepare=view, shuffle=mixed), engine, on_progress, on_part)
+            if mixed:
+                order = np.argsort(known[2])
+                known = (known[0][order], known[1][order], known[2][order])
             if hashes:
                 store.store(key, known)
         # Labels are not part of the key: pictures may have moved to other classes since.

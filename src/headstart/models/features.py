@@ -47,30 +47,42 @@ class ActivationSource:
 
 
 def materialise(
-    source: BatchSource, engine: Engine, on_progress: Callable[[int, int], None] | None = None
+    source: BatchSource,
+    engine: Engine,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_part: Callable[[Features], None] | None = None,
 ) -> Features:
     """Run epoch 0 of `source` through `engine` and return (features, targets, index).
 
-    Rows come in the order of the source. `on_progress` is called with (done, total) after a batch.
+    Rows come in the order of the source. After a batch `on_progress` is called with (done, total), and
+    `on_part` with what there is so far.
     """
     total = source.sample_count
-    features: NDArray[np.float32] | None = None
-    targets: list[NDArray[Any]] = []
-    index: list[NDArray[np.int64]] = []
+    columns: Features | None = None
     done = 0
     for batch in ActivationSource(source, engine).epoch(0):
-        values = np.asarray(batch.inputs)
-        if features is None:
-            features = np.empty((total, *values.shape[1:]), np.float32)
-        features[done : done + len(batch)] = values
-        targets.append(np.asarray(batch.targets))
-        index.append(np.asarray(batch.index))
+        values, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+        if columns is None:
+            columns = (
+                np.empty((total, *values.shape[1:]), np.float32),
+                np.empty((total, *targets.shape[1:]), targets.dtype),
+                np.empty(total, np.int64),
+            )
+        for column, part in zip(columns, (values, targets, batch.index), strict=True):
+            np.asarray(column)[done : done + len(batch)] = part
         done += len(batch)
         if on_progress is not None:
             on_progress(done, total)
-    if features is None:
+        if on_part is not None:
+            on_part(_first(columns, done))
+    if columns is None:
         raise UsageError("there is no picture to compute features of")
-    return features[:done], np.concatenate(targets), np.concatenate(index)
+    return _first(columns, done)
+
+
+def _first(columns: Features, count: int) -> Features:
+    features, targets, index = columns
+    return features[:count], targets[:count], index[:count]
 
 
 class TensorSource:

@@ -58,8 +58,9 @@ def finish(steps: EightSteps) -> Result:
             replace=True,
         )
         table = steps.folder.save_predictions("predictions.csv", (valid, test))
-        if steps.probe is not None:
-            steps.folder.save_predictions("probe_predictions.csv", (steps.probe, steps.probe_test))
+        if steps.first is not None:
+            parts = (steps.first.valid, steps.first.test)
+            steps.folder.save_predictions("probe_predictions.csv", parts)
         steps.plan.to_yaml(steps.folder / "plan.yaml")
         if steps.data.audit is not None:
             steps.data.audit.write_quarantine(steps.folder / "quarantine.csv")
@@ -70,7 +71,7 @@ def finish(steps: EightSteps) -> Result:
     return Result(
         steps.folder.path,
         tuple(steps.steps),
-        steps.probe,
+        None if steps.first is None else steps.first.valid,
         valid,
         scored_test,
         summary,

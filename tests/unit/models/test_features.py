@@ -69,6 +69,16 @@ def test_a_source_is_computed_once_in_its_own_order_and_says_how_far_it_is() -> 
     assert said == [(4, 10), (8, 10), (10, 10)]
 
 
+def test_each_part_that_is_done_can_be_looked_at() -> None:
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    source = Pictures(10)
+    whole = materialise(source, Means(), on_part=lambda part: parts.append(tuple(map(np.copy, part))))
+    assert [len(part[2]) for part in parts] == [4, 8, 10]
+    for part in parts:
+        for ours, theirs in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(ours, theirs[: len(ours)])
+
+
 def test_no_picture_gives_no_features() -> None:
     with pytest.raises(UsageError, match="no picture"):
         materialise(Pictures(0), Means())
