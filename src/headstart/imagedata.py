@@ -16,8 +16,10 @@ from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
 from headstart.data import audit as audit_pictures
+from headstart.data.cache import CacheMode
 from headstart.errors import DataError, UsageError
 from headstart.models import FeatureCache, TensorSource, materialise
+from headstart.ordering import Balance, Ordering
 from headstart.resident import ResidentSource, fits, upload
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
@@ -61,6 +63,7 @@ class ImageData:
     interpolation: Interpolation = "bicubic"
     seed: int = 0
     threads: int | None = None
+    balance: Balance = "none"
     _resident: dict[tuple[object, ...], ResidentPixels] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -75,6 +78,8 @@ class ImageData:
         batch_size: int | str = "auto",
         seed: int = 0,
         threads: int | None = None,
+        balance: Balance = "none",
+        cache: CacheMode = "auto",
         max_bad: int | None = None,
         drop_empty_classes: bool = False,
         on_progress: OnProgress | None = None,
@@ -83,7 +88,9 @@ class ImageData:
 
         Unreadable pictures are left out before the split (`data.audit` names them). Class folders
         are split by class, `valid` and `test` being fractions; byte-identical pictures stay on one
-        side. Raises `InputMissingError` when nothing is there, `DataError` when what is there
+        side. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class
+        is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
         return cls.from_samples(
@@ -95,6 +102,8 @@ class ImageData:
             batch_size=batch_size,
             seed=seed,
             threads=threads,
+            balance=balance,
+            cache=cache,
             max_bad=max_bad,
             on_progress=on_progress,
         )
@@ -111,6 +120,8 @@ class ImageData:
         batch_size: int | str = "auto",
         seed: int = 0,
         threads: int | None = None,
+        balance: Balance = "none",
+        cache: CacheMode = "auto",
         max_bad: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
@@ -121,11 +132,12 @@ class ImageData:
                 "give fractions such as valid=0.2 and test=0.15",
             )
         size = parse_size(image_size)
-        cache = PixelCache(samples, short_side=_short_side(size, 0.875))
-        seen = audit_pictures(cache, threads=threads, on_progress=on_progress)
+        Ordering(balance=balance)  # an unknown one is refused before any picture is looked at
+        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
+        seen = audit_pictures(pixels, threads=threads, on_progress=on_progress)
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
-        cache = cache.take(usable)
+        pixels = pixels.take(usable)
         split = split_samples(
             samples.take(usable),
             valid=valid,
@@ -148,13 +160,14 @@ class ImageData:
             raise UsageError(f"batch size {batch_size} is below 1", "give a number such as 32, or 'auto'")
         return cls(
             samples=split,
-            cache=cache,
+            cache=pixels,
             image_size=size,
             augmentation=side_on() if augment is None else augment,
             batch_size=min(batch_size, max(1, train_count)),
             audit=seen,
             seed=seed,
             threads=threads,
+            balance=balance,
         )
 
     @property
@@ -199,6 +212,16 @@ class ImageData:
         )
 
     @property
+    def training_order(self) -> Ordering:
+        """How an epoch of training orders the training pictures, and which it repeats."""
+        return Ordering(shuffle=True, balance=self.balance)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch of training."""
+        return len(self.source("train", shuffle=True))
+
+    @property
     def views(self) -> list[Prepare]:
         """The views of test-time augmentation: the plain one, and those that the flips allow."""
         return list(views_of(self.augmentation, self.evaluation))
@@ -215,7 +238,8 @@ class ImageData:
     ) -> BatchSource:
         """Return the batches of a split: uint8 pictures of `image_size`, class numbers, row numbers.
 
-        `augment` draws anew for each epoch; `prepare` replaces the evaluation view by another; `limit`
+        `augment` draws anew for each epoch; `shuffle` gives them in the order of training, rare classes
+        repeated where `balance` says so; `prepare` replaces the evaluation view by another; `limit`
         takes that many rows, spread evenly over the split. `resident`: a device in whose memory the decoded
         pictures are kept, and where they are augmented; a CUDA device only where they fit.
         """
@@ -238,7 +262,7 @@ class ImageData:
             rows,
             chosen,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            ordering=self.training_order if shuffle else Ordering(),
             seed=self.seed,
             threads=self.threads,
         )
@@ -269,7 +293,7 @@ class ImageData:
             self.samples.ids[rows],
             prepare,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            ordering=self.training_order if shuffle else Ordering(),
             seed=self.seed,
         )
 

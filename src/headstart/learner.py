@@ -276,7 +276,7 @@ class Learner:
         mixed = mixing[0] != "none"
         known = self.activations("train") if self._runs_below and not augment and not mixed else None
         if known is not None:
-            return known.shuffled(self.data.batch_size), self.model.upper()
+            return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
         # What lies below a line takes pictures from the host.
         resident = self.device if self.device.type == "cuda" and not self._runs_below else None
         source = self.data.source("train", augment=augment, shuffle=True, resident=resident)

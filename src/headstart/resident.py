@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headstart.augment import TrainPrepare
-from headstart.data import PixelCache, batch_bounds, order
+from headstart.data import PixelCache
 from headstart.data.threads import one_opencv_thread, thread_count
 from headstart.errors import UsageError
+from headstart.ordering import Ordering, batch_bounds, draw_ids, share_of
 from headstart.types import Batch, Pixels, World
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class ResidentSource:
         prepare: TrainPrepare,
         *,
         batch_size: int,
-        shuffle: bool = False,
+        ordering: Ordering = Ordering(),
         seed: int = 0,
-        world: World | None = None,
+        world: World = World(),
     ) -> None:
         if not len(pixels) == len(targets) == len(index) == len(ids):
             raise UsageError(f"{len(pixels)} pictures and {len(targets)} targets do not match")
@@ -52,29 +53,29 @@ class ResidentSource:
             raise UsageError(f"a batch of {batch_size} samples is no batch", "give a batch size of 1 or more")
         self.pixels, self.targets, self.index, self.ids = pixels, targets, index, ids
         self.prepare, self.batch_size = prepare, batch_size
-        self.shuffle, self.seed, self.world = shuffle, seed, world or World()
-        self._share = len(self._order(0))
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        return order(len(self.index), seed=self.seed, epoch=epoch, shuffle=self.shuffle, world=self.world)
+        self.ordering, self.seed, self.world = ordering, seed, world
+        count = ordering.count(targets)
+        self._share = share_of(count, world)
+        self._bounds = batch_bounds(count, batch_size, world)
 
     def __len__(self) -> int:
-        return len(batch_bounds(self._share, self.batch_size)) - 1
+        return len(self._bounds) - 1
 
     @property
     def sample_count(self) -> int:
-        """The number of samples that an epoch gives to this process."""
+        """The number of samples that an epoch gives to this process, copies counted."""
         return self._share
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` from batch number `start` on."""
         from headstart.augment.batched import prepare_batch
 
-        chosen = self._order(epoch)
-        bounds = batch_bounds(len(chosen), self.batch_size).tolist()
-        for begin, end in zip(bounds[start:], bounds[start + 1 :], strict=False):
-            rows = chosen[begin:end]
-            inputs = prepare_batch(self.prepare, self.pixels.take(rows), self.ids[rows], epoch)
+        chosen = self.ordering.epoch(self.targets, seed=self.seed, epoch=epoch, world=self.world)
+        for number in range(start, len(self)):
+            part = slice(self._bounds[number], self._bounds[number + 1])
+            rows = chosen.positions[part]
+            ids = draw_ids(self.ids[rows], chosen.copies[part])
+            inputs = prepare_batch(self.prepare, self.pixels.take(rows), ids, epoch)
             yield Batch(inputs, self.targets[rows], self.index[rows])
 
 

@@ -48,6 +48,12 @@ Test = Annotated[float, typer.Option(help="The share to keep aside for an honest
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
+Balanced = Annotated[
+    str, typer.Option("--balance", help="none, or sampler: more copies of the pictures of rare classes.")
+]
+Cached = Annotated[
+    str, typer.Option("--cache", help="Where decoded pictures are kept: auto, memory, disk or none.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
@@ -122,6 +128,8 @@ def _data(
     test: float,
     seed: int,
     threads: int | None,
+    balance: str = "none",
+    cache: str = "auto",
     max_bad: int | None = None,
     drop_empty_classes: bool = False,
 ) -> ImageData:
@@ -137,6 +145,8 @@ def _data(
             test=test,
             seed=seed,
             threads=threads,
+            balance=balance,  # type: ignore[arg-type]  # an unknown one is refused with the choices
+            cache=cache,  # type: ignore[arg-type]
             max_bad=max_bad,
             drop_empty_classes=drop_empty_classes,
             on_progress=on_progress,
@@ -174,6 +184,8 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    balance: Balanced = "none",
+    cache: Cached = "auto",
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
@@ -215,6 +227,8 @@ def train(
         test=test,
         seed=seed,
         threads=threads,
+        balance=balance,
+        cache=cache,
         max_bad=max_bad,
         drop_empty_classes=drop_empty_classes,
     )

@@ -5,7 +5,6 @@ from headstart.data.cache import PixelCache, default_budget
 from headstart.data.images import Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.loader import Loader
-from headstart.data.ordering import batch_bounds, order
 from headstart.data.samples import Samples, shown
 from headstart.data.scan import from_paths, scan_folder
 from headstart.data.splits import split_samples
@@ -18,12 +17,10 @@ __all__ = [
     "PixelCache",
     "Samples",
     "audit",
-    "batch_bounds",
     "decode",
     "decode_with_size",
     "default_budget",
     "from_paths",
-    "order",
     "scan_folder",
     "shown",
     "size",

@@ -180,6 +180,7 @@ def _summary(
             "weights": "none" if steps.body.from_scratch else str(steps.body.weights or "hub"),
             "image_size": list(data.image_size),
             "batch_size": data.batch_size,
+            "balance": data.balance,
             "augmentation": data.augmentation.to_dict(),
             "optimizer": steps.plan.settings.optimizer,
             "weight_decay": steps.plan.settings.weight_decay,

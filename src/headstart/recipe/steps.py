@@ -6,7 +6,6 @@ frozen features. Every later step must earn its time against it.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ class EightSteps:
     @property
     def steps_per_epoch(self) -> int:
         """The number of training steps in an epoch."""
-        return math.ceil(len(self.data.rows("train")) / self.data.batch_size)
+        return self.data.steps_per_epoch
 
     def _train(self, phase: Phase) -> list[float]:
         """Train a phase, go back to its best epoch, and return the validation loss after each."""
