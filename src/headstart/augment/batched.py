@@ -105,6 +105,8 @@ def prepare_batch(prepare: TrainPrepare, pixels: ResidentPixels, sample_ids: Arr
             f"the change {augmentation.before.key!r} takes one picture at a time",
             "let loader threads prepare the pictures",
         )
+    if len(pixels) == 0:
+        return torch.empty((0, *prepare.size, 3), dtype=torch.uint8, device=pixels.pixels.device)
     draws = augmentation.draw(prepare.seed, epoch, sample_ids)
     matrices = prepare.matrices(draws, (pixels.heights, pixels.widths))
     views = warp_batch(pixels, matrices, prepare.size, padding=augmentation.padding)
