@@ -252,7 +252,7 @@ def test_another_draw_would_be_told_apart_by_that_tolerance() -> None:
 def test_a_batched_sample_is_changed_alike_whatever_its_batch(name: str) -> None:
     prepare = TrainPrepare(ALONE[name], (48, 64), seed=1)
     together = prepare_batch(prepare, RESIDENT, IDS, 2)
-    for rows in ([0], [3, 1], [5, 4, 3, 2, 1, 0]):
+    for rows in ([0], [3, 1], [5, 4, 3, 2, 1, 0], np.zeros(0, np.int64)):
         alone = prepare_batch(prepare, RESIDENT.take(rows), IDS[rows], 2)
         np.testing.assert_array_equal(alone, together[rows])
 
