@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
+from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, explain, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import (
@@ -43,12 +43,15 @@ from headstart.data.cache import CacheMode
 from headstart.errors import DataError, UsageError
 from headstart.models import FeatureCache, TensorSource, materialise
 from headstart.ordering import Balance, Ordering
+from headstart.resident import ResidentSource, fits, upload
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from matplotlib.figure import Figure
 
+    from headstart.augment.batched import ResidentPixels
     from headstart.data.listed import Label, LabelFunction
     from headstart.models import Engine, Features
 
@@ -128,6 +131,7 @@ class ImageData:
     seed: int = 0
     threads: int | None = None
     balance: Balance = "none"
+    _resident: dict[tuple[object, ...], ResidentPixels] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_folder(
@@ -374,33 +378,70 @@ class ImageData:
         shuffle: bool = False,
         prepare: Prepare | None = None,
         limit: int | None = None,
+        resident: torch.device | str | None = None,
     ) -> BatchSource:
         """Return the batches of a split: uint8 pictures of `image_size`, class numbers, row numbers.
 
         `augment` draws anew for each epoch; `shuffle` gives them in the order of training, rare classes
         repeated where `balance` says so; `prepare` replaces the evaluation view by another; `limit`
-        takes that many rows, spread evenly over the split.
+        takes that many rows, spread evenly over the split. `resident`: a device in whose memory the decoded
+        pictures are kept, and where they are augmented; a CUDA device only where they fit.
         """
         rows = self.rows(split)
         if limit is not None and limit < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
         chosen: Prepare = prepare or self.evaluation
         if augment:
-            chosen = TrainPrepare(
+            chosen = training = TrainPrepare(
                 self.augmentation,
                 self.image_size,
                 self.seed,
                 policy=self.policy,
                 crop_fraction=self.crop_fraction,
             )
+            if resident is not None and (kept := self._resident_pixels(rows, resident)) is not None:
+                return self._resident_source(kept, rows, training, shuffle=shuffle)
+        return self._loader(rows, chosen, self.training_order if shuffle else Ordering())
+
+    def _loader(self, rows: NDArray[np.int64], prepare: Prepare, ordering: Ordering) -> Loader:
         return Loader(
             self.cache,
             rows,
-            chosen,
+            prepare,
+            batch_size=self.batch_size,
+            ordering=ordering,
+            seed=self.seed,
+            threads=self.threads,
+        )
+
+    def _resident_pixels(self, rows: NDArray[np.int64], device: torch.device | str) -> ResidentPixels | None:
+        """Return the pixels of these rows in a device's memory, sent there once, or None where they stay."""
+        import torch
+
+        if self.augmentation.before is not None:
+            return None  # it takes one picture at a time
+        place = torch.device(device)
+        key = (self.cache, place, rows.tobytes())
+        if key not in self._resident:
+            self._resident.clear()  # those of another size have had their time
+            if place.type == "cuda" and not fits(self.cache, rows, place):
+                return None
+            self._resident[key] = upload(self.cache, rows, place, threads=self.threads)
+        return self._resident[key]
+
+    def _resident_source(
+        self, pixels: ResidentPixels, rows: NDArray[np.int64], prepare: TrainPrepare, *, shuffle: bool
+    ) -> ResidentSource:
+        kind = np.float32 if self.task is Task.MULTI_LABEL else np.int64
+        return ResidentSource(
+            pixels,
+            self.samples.labels[rows].astype(kind),
+            rows,
+            self.samples.ids[rows],
+            prepare,
             batch_size=self.batch_size,
             ordering=self.training_order if shuffle else Ordering(),
             seed=self.seed,
-            threads=self.threads,
         )
 
     def activations(
@@ -426,9 +467,10 @@ class ImageData:
         key = store.key(hashes, view.key, f"{identity} {engine.name}")
         known = store.load(key) if hashes else None
         if known is None:
-            mixed = on_part is not None
-            known = materialise(self.source(split, prepare=view, shuffle=mixed), engine, on_progress, on_part)
-            if mixed:
+            # Each picture once, whatever training repeats.
+            mixed = Ordering(shuffle=on_part is not None)
+            known = materialise(self._loader(rows, view, mixed), engine, on_progress, on_part)
+            if mixed.shuffle:
                 order = np.argsort(known[2])
                 known = (known[0][order], known[1][order], known[2][order])
             if hashes:
@@ -472,6 +514,34 @@ class ImageData:
     def picture(self, row: int) -> Pixels:
         """Return the decoded, upright picture of a row, reduced for the cache: (height, width, 3)."""
         return self.cache.pixels(row)
+
+    def explain(self, row: int, *, epoch: int = 0, augment: bool = True) -> str:
+        """Return the way of one sample, a line for each step: file, decoding, matrix, warp, pixel steps."""
+        data = self.samples.read(row)
+        decoded = self.cache.decode(row, data)
+        height, width = decoded.pixels.shape[:2]
+        lines = [
+            f"sample   {row}: {self.samples.name(row)}, {self.samples.split[row] or 'no split'}",
+            f"label    {self.samples.label_names()[row]}",
+            f"file     {decoded.format}, {len(data):,} bytes",
+            f"decoded  {decoded.size[0]} x {decoded.size[1]}, upright"
+            + (f", reduced to {height} x {width}" if (height, width) != decoded.size else ""),
+        ]
+        if augment:
+            prepare = TrainPrepare(
+                self.augmentation,
+                self.image_size,
+                self.seed,
+                policy=self.policy,
+                crop_fraction=self.crop_fraction,
+            )
+            lines += explain(prepare, (height, width), int(self.samples.ids[row]), epoch)
+        else:
+            size = f"{self.image_size[0]} x {self.image_size[1]}"
+            lines.append(
+                f"resize   {self.policy} to {size}, {self.crop_fraction:g} of it, {self.interpolation}"
+            )
+        return "\n".join(lines)
 
     def summary(self) -> str:
         """Return one line about the data."""

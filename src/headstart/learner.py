@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
+from headstart.augment import MixedSource, Mixing
+from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import Interpretation, Interval, Predictions, average, interval, measure, metric
@@ -267,14 +269,23 @@ class Learner:
             return ActivationSource(source, self.engine()), self.model.upper()
         return known, self.model.upper()
 
-    def _training_source(self, *, augment: bool) -> tuple[BatchSource, torch.nn.Module]:
-        """Return the shuffled training batches, and the module that takes them."""
-        if not self._runs_below:
-            return self.data.source("train", augment=augment, shuffle=True), self.model
-        known = None if augment else self.activations("train")
+    def _training_source(
+        self, *, augment: bool, mixing: tuple[str, float | None] = ("none", None)
+    ) -> tuple[BatchSource, torch.nn.Module]:
+        """Return the shuffled training batches, mixed if need be, and the module that takes them."""
+        mixed = mixing[0] != "none"
+        known = self.activations("train") if self._runs_below and not augment and not mixed else None
         if known is not None:
             return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
-        source = self.data.source("train", augment=augment, shuffle=True)
+        # What lies below a line takes pictures from the host.
+        resident = self.device if self.device.type == "cuda" and not self._runs_below else None
+        source = self.data.source("train", augment=augment, shuffle=True, resident=resident)
+        if mixed:
+            kind, alpha = mixing
+            chosen = Mixing(cast(Kind, kind), len(self.data.classes), alpha, self.settings.seed)
+            source = MixedSource(source, chosen)
+        if not self._runs_below:
+            return source, self.model
         return ActivationSource(source, self.engine()), self.model.upper()
 
     @property
@@ -313,7 +324,8 @@ class Learner:
         Weights, buffers, optimiser and random state are left bit for bit as they were. Source: Smith,
         arXiv 1506.01186; the suggestions are those of fastai 2.
         """
-        source, forward = self._training_source(augment=self._augments)
+        mixing = (self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
+        source, forward = self._training_source(augment=self._augments, mixing=mixing)
         peaks = self._rates(rates)
         before = self.run.optimizer
         self.run.optimizer = None
@@ -352,7 +364,12 @@ class Learner:
         if phase.batch_size is not None:
             self.data = self.data.with_options(batch_size=phase.batch_size)
         augment = phase.augment and self._augments and not phase.precompute
-        source, forward = self._training_source(augment=augment)
+        mixing = (self.settings.mixing, self.settings.mixing_alpha)
+        if phase.mixing is not None:
+            mixing = (phase.mixing, phase.mixing_alpha)
+        if phase.precompute or not self._augments:
+            mixing = ("none", None)
+        source, forward = self._training_source(augment=augment, mixing=mixing)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         stopping = (EarlyStop(),) if phase.stop_early else ()

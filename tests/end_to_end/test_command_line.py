@@ -211,6 +211,7 @@ def test_flags_out_of_range_are_usage_errors(make_folder, tmp_path, capsys) -> N
     for flags in (
         ["--image-size", "many"],
         ["--augment", "sideways"],
+        ["--mixing", "blend"],
         ["--batch-size", "0"],
         ["--cycles", "0"],
         ["--valid", "1.5"],

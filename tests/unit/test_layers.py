@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "headstart"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors", "storage", "pruning", "ordering", "environment"}),
     frozenset({"data", "augment", "models", "evaluation"}),
-    frozenset({"inference"}),
+    frozenset({"inference", "resident"}),
     frozenset({"imagedata", "training", "deploy"}),
     frozenset({"learner"}),
     frozenset({"recipe", "compat"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from headstart import augment
 from headstart.errors import ConfigError, UsageError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Phase, Settings, constant
+from headstart.training import Phase, Settings, constant, fit
 
 SIZE = 32
 ARCH = "test_resnet"
@@ -259,3 +260,62 @@ def test_an_unknown_device_and_metric_are_refused(data) -> None:
         Learner(data, ARCH, from_scratch=True, device="cuda:93")
     with pytest.raises(UsageError):
         Learner(data, ARCH, from_scratch=True, metrics=("acuracy",))
+
+
+def test_mixing_reaches_the_loss_as_soft_targets_and_leaves_validation_alone(data, weights) -> None:
+    seen: list[torch.Tensor] = []
+
+    def trained(settings: Settings, phase: Phase) -> list[float]:
+        learner = Learner(data, ARCH, weights=weights, callbacks=(), settings=settings)
+        plain = learner.loss
+
+        def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            seen.append(targets)
+            return plain(logits, targets)
+
+        learner.loss = watched
+        before = learner.validate()["valid_loss"]
+        learner.run_phase(phase)
+        assert np.isfinite(before)
+        return list(learner.run.history[-1]["batch_losses"])
+
+    phase = Phase("all", 1, constant(), learning_rate=1e-3, frozen_to=0)
+    plain = trained(Settings(), phase)
+    assert all(targets.ndim == 1 for targets in seen)
+    seen.clear()
+    mixed = trained(Settings(mixing="mixup"), phase)
+    assert all(targets.shape[1] == 3 for targets in seen)
+    assert all(torch.allclose(targets.sum(1), torch.ones(len(targets))) for targets in seen)
+    assert mixed != plain
+    assert mixed == trained(Settings(mixing="mixup"), phase)
+    # What a phase says goes before what the settings say; activations below a line are mixed as pictures.
+    assert trained(Settings(mixing="mixup"), replace(phase, mixing="none")) == plain
+    seen.clear()
+    trained(Settings(), replace(phase, mixing="cutmix", frozen_to=-1, augment=False))
+    assert all(targets.shape[1] == 3 for targets in seen)
+    seen.clear()
+    trained(Settings(mixing="cutmix"), replace(phase, frozen_to=-1, precompute=True, augment=False))
+    assert all(targets.ndim == 1 for targets in seen)
+
+
+def test_a_learner_trains_from_pictures_on_the_device(data, weights) -> None:
+    def losses(resident: str | None) -> list[float]:
+        learner = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(precision="float32"))
+        learner.unfreeze()
+        source = learner.data.source("train", augment=True, shuffle=True, resident=resident)
+        rates = [1e-3] * 3
+        learner._prepare_run(rates)
+        fit(learner.run, source, rates=rates, schedule=constant(), epochs=1, loss=learner.loss)
+        return list(learner.run.history[-1]["batch_losses"])
+
+    assert losses("cpu") == pytest.approx(losses(None), abs=2e-3)
+
+
+def test_the_way_of_a_sample_is_told_from_its_file_on(data) -> None:
+    row = int(data.rows("train")[0])
+    told = data.explain(row)
+    for words in (data.samples.name(row), "PNG", "40 x 48", "drawn", "matrix", "warp", "32 x 32"):
+        assert words in told
+    assert told == data.explain(row)
+    assert told != data.explain(row, epoch=1)
+    assert "resize   crop to 32 x 32" in data.explain(row, augment=False)

@@ -1,20 +1,51 @@
 """Draws become matrices, and matrices one resampling. Knows no model and no files."""
 
-from headstart.augment.draws import uniform
-from headstart.augment.prepare import EvalPrepare, TrainPrepare, view_matrix, views
-from headstart.augment.presets import PRESETS, Augmentation, none, side_on, top_down
+from headstart.augment.augmentation import Augmentation, Color, Framing, PixelSteps
+from headstart.augment.draws import Draws, Slot, uniform
+from headstart.augment.look import show
+from headstart.augment.mixing import ALPHAS, MixedSource, Mixing
+from headstart.augment.own import Own
+from headstart.augment.prepare import EvalPrepare, TrainPrepare, views
+from headstart.augment.presets import (
+    GENERATIONS,
+    PRESETS,
+    from_course,
+    none,
+    preset,
+    side_on,
+    top_down,
+    trivial,
+)
+from headstart.augment.view import view_matrix
 from headstart.augment.warp import apply_color, resize_for_evaluation, warp
+from headstart.augment.words import describe, explain
 
 __all__ = [
+    "ALPHAS",
+    "GENERATIONS",
     "PRESETS",
     "Augmentation",
+    "Color",
+    "Draws",
     "EvalPrepare",
+    "Framing",
+    "MixedSource",
+    "Mixing",
+    "Own",
+    "PixelSteps",
+    "Slot",
     "TrainPrepare",
     "apply_color",
+    "describe",
+    "explain",
+    "from_course",
     "none",
+    "preset",
     "resize_for_evaluation",
+    "show",
     "side_on",
     "top_down",
+    "trivial",
     "uniform",
     "view_matrix",
     "views",

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.augment.presets import Augmentation
+from headstart.augment.augmentation import Augmentation
+from headstart.augment.draws import Column, Draws
+from headstart.augment.pixelsteps import apply_steps
+from headstart.augment.view import crop_window, view_matrix
 from headstart.augment.warp import Interpolation, Policy, apply_color, resize_for_evaluation, warp
-from headstart.errors import UsageError
 from headstart.types import Pixels, Size
 
 
@@ -71,7 +73,7 @@ class TrainPrepare:
     All geometry, the crop and the resize are one matrix and one resampling. `crop_fraction`: the view,
     before any zoom, covers this part of the largest one that fits the picture; with the evaluation's
     own fraction, things appear as large in training as in evaluation, and a random crop may lie
-    anywhere in the picture.
+    anywhere in the picture. Random-resized crops go by their own shares instead.
     """
 
     augmentation: Augmentation
@@ -82,70 +84,51 @@ class TrainPrepare:
 
     @property
     def short_side(self) -> int:
-        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged."""
+        """The short side, in pixels, that a decoded picture needs so that nothing is enlarged.
+
+        Zooms enlarge; of random-resized crops, those below the middle of their areas do.
+        """
+        area = self.augmentation.framing.crop_area
+        if area is not None:
+            return math.ceil(max(self.size) / math.sqrt((area[0] + area[1]) / 2))
         return _short_side(self.size, self.policy, self.crop_fraction)
 
     @property
     def key(self) -> str:
         """Text that is equal only for settings that give the same pixels."""
-        return _key("training", dataclasses.asdict(self))
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _key("training", {**fields, "augmentation": self.augmentation.to_dict()})
 
     def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
         """Return the picture, changed, as uint8 (height, width, 3)."""
-        draws = self.augmentation.draw(self.seed, epoch, [sample_id])
-        change = self.augmentation.geometry(draws)[0]
-        turned = bool(draws.dihedral[0] % 2)
-        matrix = view_matrix(
-            (image.shape[0], image.shape[1]),
+        before = self.augmentation.before
+        if before is not None:
+            image = before(image, self.seed, epoch, sample_id)
+        draws = self.augmentation.draw_one(self.seed, epoch, sample_id)
+        matrix = self.matrices(draws, (image.shape[0], image.shape[1]))
+        view = warp(image, matrix, self.size, padding=self.augmentation.padding)
+        view = apply_color(view, self.augmentation.color_matrices(draws), self.augmentation.curves(draws))
+        return apply_steps(view, draws)
+
+    def matrices(self, draws: Draws, picture: tuple[Column, Column]) -> NDArray[np.float64]:
+        """Return the matrix from output pixels to input pixels that was drawn, for one sample or for B.
+
+        `picture`: (height, width) of the decoded picture, or of each of the B.
+        """
+        turned, window = draws.dihedral % 2 == 1, None
+        if draws.crop_area is not None:
+            window = crop_window(picture, self.size, draws.crop_area, draws.crop_ratio, turned=turned)
+        return view_matrix(
+            picture,
             self.size,
-            change,
+            self.augmentation.geometry(draws),
             policy=self.policy,
             crop_fraction=self.crop_fraction,
-            place=(float(draws.right[0]), float(draws.down[0])),
+            place=(draws.right, draws.down),
             turned=turned,
-            zoom=float(draws.zoom[0]),
+            zoom=draws.zoom,
+            window=window,
         )
-        view = warp(image, matrix, self.size, padding=self.augmentation.padding)
-        curves = self.augmentation.curves(draws)
-        return apply_color(view, curve=None if curves is None else curves[0])
-
-
-def view_matrix(
-    picture: Size,
-    size: Size,
-    change: NDArray[np.float64],
-    *,
-    policy: Policy = "crop",
-    crop_fraction: float = 1.0,
-    place: tuple[float, float] = (0.0, 0.0),
-    turned: bool = False,
-    zoom: float = 1.0,
-) -> NDArray[np.float64]:
-    """Return the matrix from output pixels to input pixels: the view's place, and the change in it.
-
-    `picture`, `size`: (height, width) of the input and the output. `change`: 3 x 3 in the view's own
-    coordinates (see `geometry`). `place`: where the crop lies within what is free, -1 … 1 to the right
-    and down; `zoom` (part of `change`) and `turned` (by an odd number of quarters) say how much is free.
-    """
-    height, width = size
-    unit = max(size) / 2
-    to_view = np.array(
-        [[1 / unit, 0, -(width - 1) / 2 / unit], [0, 1 / unit, -(height - 1) / 2 / unit], [0, 0, 1]]
-    )
-    rows, columns = (width, height) if turned else (height, width)
-    down, across = picture[0] / rows, picture[1] / columns  # input pixels for one output pixel
-    if policy == "crop":
-        down = across = min(down, across) * crop_fraction
-    elif policy == "pad":
-        down = across = max(down, across)
-    elif policy != "squish":
-        raise UsageError(f"there is no resize policy {policy!r}", "the policies are crop, squish and pad")
-    free_right = max(0.0, picture[1] - columns * across / zoom) / 2
-    free_down = max(0.0, picture[0] - rows * down / zoom) / 2
-    middle_x = (picture[1] - 1) / 2 + place[0] * free_right
-    middle_y = (picture[0] - 1) / 2 + place[1] * free_down
-    to_picture = np.array([[unit * across, 0, middle_x], [0, unit * down, middle_y], [0, 0, 1]])
-    return np.asarray(to_picture @ change @ to_view)
 
 
 def views(augmentation: Augmentation, plain: EvalPrepare) -> list[EvalPrepare]:

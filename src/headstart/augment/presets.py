@@ -1,156 +1,15 @@
-"""What an augmentation may do, as numbers, and the presets of the course."""
+"""The presets: of the course, of its three libraries, and TrivialAugment."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from headstart.augment import color, geometry
-from headstart.augment.draws import uniform
+from headstart.augment.augmentation import Augmentation, Framing
 from headstart.augment.warp import Padding
-from headstart.errors import ConfigError, UsageError
+from headstart.errors import UsageError
 
-
-class Slot(enum.IntEnum):
-    """Which draw of a sample is for what; a number, once given, is never given to another."""
-
-    FLIP = 0
-    DIHEDRAL = 1
-    WHETHER_ROTATE = 2
-    ROTATE = 3
-    WHETHER_ZOOM = 4
-    ZOOM = 5
-    WHETHER_WARP = 6
-    WARP_HORIZONTAL = 7
-    WARP_VERTICAL = 8
-    SHIFT_RIGHT = 9
-    SHIFT_DOWN = 10
-    WHETHER_BRIGHTNESS = 11
-    BRIGHTNESS = 12
-    WHETHER_CONTRAST = 13
-    CONTRAST = 14
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """What was drawn for B samples; every column is (B,).
-
-    `right`, `down`: where a crop lies in what there is to choose from, -1 … 1.
-    """
-
-    flip: NDArray[np.bool_]
-    dihedral: NDArray[np.int64]
-    rotate: NDArray[np.float64]
-    zoom: NDArray[np.float64]
-    warp_horizontal: NDArray[np.float64]
-    warp_vertical: NDArray[np.float64]
-    right: NDArray[np.float64]
-    down: NDArray[np.float64]
-    brightness: NDArray[np.float64]
-    contrast: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """How far pictures may be changed in training; with the magnitude 0 (a zoom of 1) a change is off.
-
-    `flip_horizontal`: mirrored half of the time. `dihedral`: one of the square's eight symmetries,
-    each equally often. `max_rotate`: degrees either way. `max_zoom`: the largest enlargement.
-    `max_warp`: the largest change of perspective. `max_lighting`: the largest change of brightness and
-    contrast, in logit space. `p_affine`, `p_lighting`: how often each of these is applied.
-    `random_crop`: the crop lies anywhere in the picture rather than at its centre. `padding`: what is
-    seen beyond the picture's edge.
-    """
-
-    flip_horizontal: bool = False
-    dihedral: bool = False
-    max_rotate: float = 0.0
-    max_zoom: float = 1.0
-    max_warp: float = 0.0
-    max_lighting: float = 0.0
-    p_affine: float = 0.75
-    p_lighting: float = 0.75
-    random_crop: bool = False
-    padding: Padding = "reflect"
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "max_rotate": (0.0, 180.0),
-            "max_zoom": (1.0, 10.0),
-            "max_warp": (0.0, 0.5),
-            "max_lighting": (0.0, 0.9),
-            "p_affine": (0.0, 1.0),
-            "p_lighting": (0.0, 1.0),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name}={value} is out of range", f"it must lie in {low:g} … {high:g}")
-        if self.padding not in ("reflect", "zeros", "edge"):
-            raise UsageError(f"there is no padding {self.padding!r}", "choose reflect, zeros or edge")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Augmentation:
-        """Make an augmentation from `to_dict`'s values; raises `ConfigError` for an unknown name."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(
-                f"an augmentation has no {', '.join(unknown)}", f"it has {', '.join(sorted(known))}"
-            )
-        return cls(**values)
-
-    def draw(self, seed: int, epoch: int, sample_ids: ArrayLike) -> Draws:
-        """Draw for B samples: a pure function of the arguments, each sample's apart from the others."""
-        ids = np.atleast_1d(np.asarray(sample_ids, np.uint64))
-        drawn = uniform(seed, epoch, ids[:, None], np.arange(len(Slot)))
-
-        def sometimes(whether: Slot, probability: float, slot: Slot, low: float, high: float) -> Any:
-            value = low + (high - low) * drawn[:, slot]
-            return np.where(drawn[:, whether] < probability, value, 0.0)
-
-        affine, light, reach = self.p_affine, self.p_lighting, self.max_warp
-        softest = np.log1p(-self.max_lighting)
-        centred = 2.0 * drawn[:, [Slot.SHIFT_RIGHT, Slot.SHIFT_DOWN]] - 1.0 if self.random_crop else 0.0
-        right, down = np.broadcast_to(centred, (len(ids), 2)).T
-        return Draws(
-            flip=(drawn[:, Slot.FLIP] < 0.5) & self.flip_horizontal,
-            dihedral=np.floor(8 * drawn[:, Slot.DIHEDRAL]).astype(np.int64) * self.dihedral,
-            rotate=sometimes(Slot.WHETHER_ROTATE, affine, Slot.ROTATE, -self.max_rotate, self.max_rotate),
-            zoom=1.0 + sometimes(Slot.WHETHER_ZOOM, affine, Slot.ZOOM, 0.0, self.max_zoom - 1.0),
-            warp_horizontal=sometimes(Slot.WHETHER_WARP, affine, Slot.WARP_HORIZONTAL, -reach, reach),
-            warp_vertical=sometimes(Slot.WHETHER_WARP, affine, Slot.WARP_VERTICAL, -reach, reach),
-            right=right,
-            down=down,
-            brightness=sometimes(
-                Slot.WHETHER_BRIGHTNESS, light, Slot.BRIGHTNESS, -self.max_lighting, self.max_lighting
-            ),
-            contrast=sometimes(Slot.WHETHER_CONTRAST, light, Slot.CONTRAST, softest, -softest),
-        )
-
-    def geometry(self, draws: Draws) -> geometry.Matrices:
-        """Return what was drawn as one matrix for each sample, (B, 3, 3), without the crop's place."""
-        return (
-            geometry.symmetric_warp(draws.warp_horizontal, draws.warp_vertical)
-            @ geometry.rotate(draws.rotate)
-            @ geometry.zoom(draws.zoom)
-            @ geometry.dihedral(draws.dihedral)
-            @ geometry.flip_horizontal(draws.flip)
-        )
-
-    def curves(self, draws: Draws) -> color.Curves | None:
-        """Return the curves of the light that was drawn, (B, 256), or None where there is no lighting."""
-        return color.lighting(draws.brightness, draws.contrast) if self.max_lighting else None
+GENERATIONS = ("0.7", "1", "2")
 
 
 def side_on(
@@ -209,4 +68,76 @@ def none() -> Augmentation:
     return Augmentation()
 
 
-PRESETS = {"side-on": side_on, "top-down": top_down, "none": none}
+def from_course(
+    generation: str,
+    *,
+    flip_vertical: bool = False,
+    max_zoom: float | None = None,
+    min_scale: float = 1.0,
+    mult: float = 1.0,
+) -> Augmentation:
+    """Return what a generation of the course's library does by default: "0.7", "1" or "2".
+
+    "0.7" (2017) is `transforms_side_on`, or with `flip_vertical` `transforms_top_down`: turns by up to
+    10 degrees, brightness and contrast by 0.05 each time, and a zoom where `max_zoom` is given. "1" is
+    `get_transforms()`, "2" `aug_transforms()`; `flip_vertical` adds the square's other symmetries.
+    `max_zoom`: None is the library's default. `min_scale` and `mult` are those of "2": the smallest share of
+    the picture's area that a crop shows, and a factor on the reach of turns, warps and light.
+    """
+    if generation not in GENERATIONS:
+        raise UsageError(f"the course has no generation {generation!r}", "choose 0.7, 1 or 2")
+    if generation != "2" and (min_scale, mult) != (1.0, 1.0):
+        raise UsageError(f"generation {generation} has no min_scale and no mult", "use generation 2")
+    if generation == "0.7":
+        return Augmentation(
+            flip_horizontal=not flip_vertical,
+            dihedral=flip_vertical,
+            max_rotate=10.0,
+            max_zoom=1.0 if max_zoom is None else max_zoom,
+            max_lighting=0.05,
+            p_lighting=1.0,
+            light="linear",
+            random_crop=True,
+        )
+    return Augmentation(
+        flip_horizontal=not flip_vertical,
+        dihedral=flip_vertical,
+        max_rotate=10.0 * mult,
+        max_zoom=1.1 if max_zoom is None else max_zoom,
+        max_warp=0.2 * mult,
+        max_lighting=0.2 * mult,
+        random_crop=True,
+        framing=Framing() if min_scale == 1.0 else Framing(crop_area=(min_scale, 1.0)),
+    )
+
+
+def trivial(*, flip_horizontal: bool = True, padding: Padding = "reflect") -> Augmentation:
+    """Return TrivialAugment: one change for each picture, drawn among fourteen, and a mirror image.
+
+    Source: Müller and Hutter 2021, arXiv 2103.10158. It has nothing to tune, and is strong: for long
+    training rather than for a few epochs.
+    """
+    return Augmentation(flip_horizontal=flip_horizontal, random_crop=True, padding=padding, trivial=True)
+
+
+PRESETS: dict[str, Callable[..., Augmentation]] = {
+    "side-on": side_on,
+    "top-down": top_down,
+    "none": none,
+    "trivial": trivial,
+    "course-0.7": partial(from_course, "0.7"),
+    "course-1": partial(from_course, "1"),
+    "course-2": partial(from_course, "2"),
+}
+
+
+def preset(name: str, *, max_zoom: float | None = None) -> Augmentation:
+    """Return the preset of that name, as on the command line; `max_zoom` where it zooms at all.
+
+    Raises `UsageError` for a name that is not in `PRESETS`.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"there is no augmentation {name!r}", f"choose from {', '.join(PRESETS)}")
+    if max_zoom is None or name in ("none", "trivial"):
+        return PRESETS[name]()
+    return PRESETS[name](max_zoom=max_zoom)

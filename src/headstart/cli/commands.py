@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
+    from headstart.training import Plan
 
 app = typer.Typer(
     name="headstart",
@@ -34,7 +36,11 @@ Weights = Annotated[
 ]
 FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")]
 ImageSize = Annotated[str, typer.Option(help="224, or height x width such as 224x320.")]
-Augment = Annotated[str, typer.Option(help="side-on, top-down or none.")]
+Augment = Annotated[
+    str,
+    typer.Option(help="side-on, top-down, none, trivial, or as the course: course-0.7, course-1, course-2."),
+]
+Mixing = Annotated[str, typer.Option(help="none, mixup or cutmix: two pictures and labels become one.")]
 MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, from 1 up.")]
 BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
 Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
@@ -72,15 +78,22 @@ def _root(
 
 
 def _augmentation(name: str, max_zoom: float) -> Augmentation:
-    from headstart import augment
+    from headstart.augment import PRESETS, preset
 
-    if name == "side-on":
-        return augment.side_on(max_zoom=max_zoom)
-    if name == "top-down":
-        return augment.top_down(max_zoom=max_zoom)
-    if name == "none":
-        return augment.none()
-    raise UsageError(f"--augment {name!r} is unknown", "choose side-on, top-down or none")
+    if name not in PRESETS:
+        raise UsageError(f"--augment {name!r} is unknown", f"choose from {', '.join(PRESETS)}")
+    return preset(name, max_zoom=max_zoom)
+
+
+def _with_mixing(plan: Plan, mixing: str) -> Plan:
+    """Return the plan with the mixing of `--mixing`; `none` leaves what a plan of one's own says."""
+    from headstart.training.plan import MIXINGS
+
+    if mixing not in MIXINGS:
+        raise UsageError(f"--mixing {mixing!r} is unknown", f"choose from {', '.join(MIXINGS)}")
+    if mixing == "none":
+        return plan
+    return replace(plan, settings=replace(plan.settings, mixing=mixing, mixing_alpha=None))
 
 
 def _batch_size(text: str) -> int | str:
@@ -162,6 +175,7 @@ def train(
     ] = None,
     augment: Augment = "side-on",
     max_zoom: MaxZoom = 1.1,
+    mixing: Mixing = "none",
     batch_size: BatchSize = "auto",
     cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
@@ -209,6 +223,7 @@ def train(
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
+    chosen_plan = _with_mixing(chosen_plan, mixing)
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
     data = _data(
         source,

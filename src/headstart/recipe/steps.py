@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.augment import Augmentation
+from headstart.augment import describe
 from headstart.errors import UsageError
 from headstart.evaluation import Gain, Interval, Predictions, interval, paired
 from headstart.imagedata import ImageData
@@ -260,21 +260,3 @@ class EightSteps:
         """Keep the result of a step, and tell it."""
         self.steps.append(result)
         self.narrator.outcome(result)
-
-
-def describe(augmentation: Augmentation) -> str:
-    """Return what an augmentation does, in words."""
-    words = []
-    if augmentation.dihedral:
-        words.append("turns and mirrors")
-    elif augmentation.flip_horizontal:
-        words.append("mirrors left and right")
-    if augmentation.max_rotate:
-        words.append(f"rotates up to {augmentation.max_rotate:g}°")
-    if augmentation.max_zoom > 1:
-        words.append(f"zooms up to {augmentation.max_zoom:g}x")
-    if augmentation.max_warp:
-        words.append(f"warps up to {augmentation.max_warp:g}")
-    if augmentation.max_lighting:
-        words.append(f"lights up to {augmentation.max_lighting:g}")
-    return ", ".join(words) or "none: each epoch sees the same pictures"

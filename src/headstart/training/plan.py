@@ -23,6 +23,7 @@ MAX_PLAN_BYTES = 256 * 2**10
 MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
+MIXINGS = ("none", "mixup", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Phase:
     begins. `frozen_to`: the groups below this one are frozen (-1: all but the last, 0: none).
     `image_size`: (height, width), or None for that of the data; `batch_size` likewise.
     `precompute`: train on activations of the frozen part, computed once, without augmentation.
-    `stop_early`: end when a whole cycle brought no better validation loss. `step`: the number in
+    `stop_early`: end when a whole cycle brought no better validation loss. `mixing`: `none`, `mixup` or
+    `cutmix`, with `mixing_alpha`, or None for those of the settings. `step`: the number in
     the eight-step recipe, 0 elsewhere. `reason`: one line for the person who waits.
 
     Raises `ConfigError` for what cannot be.
@@ -50,6 +52,8 @@ class Phase:
     precompute: bool = False
     batch_size: int | None = None
     stop_early: bool = False
+    mixing: str | None = None
+    mixing_alpha: float | None = None
     step: int = 0
     reason: str = ""
 
@@ -70,6 +74,15 @@ class Phase:
                 "set augment: false, or precompute: false",
             )
         check_rate(self.learning_rate, f"phase {self.name!r}")
+        if self.mixing is not None:
+            _check_mixing(self.mixing, self.mixing_alpha)
+        elif self.mixing_alpha is not None:
+            raise ConfigError(f"phase {self.name!r}: mixing_alpha without mixing", "say which: mixing: mixup")
+        if self.precompute and self.mixing not in (None, "none"):
+            raise ConfigError(
+                f"phase {self.name!r}: precomputed activations cannot be mixed",
+                "set mixing: none, or precompute: false",
+            )
 
     def scaled(self, factor: float) -> Phase:
         """Return the phase with about `factor` times the epochs, at least one."""
@@ -86,6 +99,8 @@ class Settings:
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
     the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
     `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
+    `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
+    activations; `mixing_alpha`: None for the method's own default.
     """
 
     seed: int = 0
@@ -96,12 +111,15 @@ class Settings:
     rate_ratio: float = 10.0
     precision: str = "auto"
     fixed_batch_norm: bool = True
+    mixing: str = "none"
+    mixing_alpha: float | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        _check_mixing(self.mixing, self.mixing_alpha)
         limits = {
             "seed": (0, 2**63 - 1),
             "weight_decay": (0, 10),
@@ -180,6 +198,13 @@ class Plan:
         return "\n".join([*lines, f"{self.total_epochs()} epochs in {len(self.phases)} phases"])
 
 
+def _check_mixing(mixing: str, alpha: float | None) -> None:
+    if mixing not in MIXINGS:
+        raise unknown_name("mixing", mixing, MIXINGS)
+    if alpha is not None and not 0 < alpha <= 100:
+        raise ConfigError(f"mixing_alpha is {alpha}", "give a number above 0, up to 100")
+
+
 def check_rate(rate: Rate | None, where: str) -> None:
     """Raise `ConfigError` unless every number of a learning rate is finite and above 0."""
     if rate is None:
@@ -225,6 +250,8 @@ def _short(number: object) -> str:
 def _table_row(phase: Phase) -> tuple[str, ...]:
     size = f"{phase.image_size[0]}x{phase.image_size[1]}" if phase.image_size else "as data"
     source = "activations" if phase.precompute else "augmented" if phase.augment else "plain"
+    if phase.mixing not in (None, "none"):
+        source += f", {phase.mixing}"
     return (
         str(phase.step or ""),
         phase.name,
@@ -310,11 +337,11 @@ def _settings_from_plain(content: Any) -> Settings:
     table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
     given: dict[str, Any] = {}
     for name, value in table.items():
-        if name in ("optimizer", "precision"):
+        if name in ("optimizer", "precision", "mixing"):
             given[name] = values.text(value, f"settings: {name}")
         elif name == "fixed_batch_norm":
             given[name] = values.flag(value, f"settings: {name}")
-        elif name == "gradient_clip" and value is None:
+        elif name in ("gradient_clip", "mixing_alpha") and value is None:
             given[name] = None
         elif name == "seed":
             given[name] = values.whole(value, "settings: seed")
@@ -330,7 +357,7 @@ def _phase_from_plain(content: Any, where: str) -> Phase:
         place = f"{where}: {name}"
         if value is None:
             continue
-        if name in ("name", "reason"):
+        if name in ("name", "reason", "mixing"):
             given[name] = values.text(value, place)
         elif name in ("epochs", "frozen_to", "batch_size", "step"):
             given[name] = values.whole(value, place)
@@ -340,6 +367,8 @@ def _phase_from_plain(content: Any, where: str) -> Phase:
             given[name] = _schedule_from_plain(value, place)
         elif name == "learning_rate":
             given[name] = _rate_from_plain(value, place)
+        elif name == "mixing_alpha":
+            given[name] = float(values.number(value, place))
         else:
             given[name] = values.size(value, place)
     if "epochs" not in given:

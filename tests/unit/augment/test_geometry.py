@@ -82,9 +82,51 @@ def test_the_symmetries_turn_as_rotations_do_and_mirror_afterwards() -> None:
         lambda count: geometry.zoom(np.ones(count)),
         lambda count: geometry.symmetric_warp(np.zeros(count), np.zeros(count)),
         lambda count: geometry.shift(np.zeros(count), np.zeros(count)),
+        lambda count: geometry.squish(np.zeros(count)),
+        lambda count: geometry.shear(np.zeros(count), np.zeros(count)),
+        lambda count: geometry.perspective(np.zeros((count, 4, 2))),
     ],
-    ids=["flip", "dihedral", "rotate", "zoom", "warp", "shift"],
+    ids=["flip", "dihedral", "rotate", "zoom", "warp", "shift", "squish", "shear", "perspective"],
 )
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_magnitude_zero_is_the_identity(matrices: Callable[[int], np.ndarray], count: int) -> None:
     np.testing.assert_array_equal(matrices(count), geometry.identity(count))
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=8, max_size=8))
+def test_a_perspective_shows_the_moved_corners_at_the_corners(moves: list[float]) -> None:
+    moved = np.array(moves).reshape(4, 2)
+    matrix = geometry.perspective(moved)
+    for corner, move in zip([(-1, -1), (1, -1), (1, 1), (-1, 1)], moved, strict=True):
+        x, y, w = matrix @ (*corner, 1.0)
+        np.testing.assert_allclose((x / w, y / w), np.array(corner) + move, atol=1e-9)
+
+
+def test_a_symmetric_warp_is_the_perspective_between_its_trapezoids() -> None:
+    m = 0.2
+    (warp,) = geometry.symmetric_warp([m], [0.0])
+    moved = np.array([[0, -m], [0, m], [0, -m], [0, m]])
+    general = geometry.perspective(moved)
+    np.testing.assert_allclose(warp, general / general[2, 2], atol=1e-12)
+
+
+def test_a_squish_enlarges_one_side_and_so_shows_nothing_beyond() -> None:
+    wide, tall = geometry.squish([0.3, -0.3])
+    np.testing.assert_allclose(np.diag(wide), [np.exp(-0.3), 1, 1])
+    np.testing.assert_allclose(np.diag(tall), [1, np.exp(-0.3), 1])
+
+
+def test_one_number_gives_the_matrix_that_an_array_gives() -> None:
+    for make, values in (
+        (geometry.rotate, (7.3,)),
+        (geometry.zoom, (1.3,)),
+        (geometry.squish, (0.2,)),
+        (geometry.dihedral, (5,)),
+        (geometry.flip_horizontal, (True,)),
+        (geometry.shear, (0.3, -0.2)),
+        (geometry.symmetric_warp, (0.1, -0.2)),
+        (geometry.shift, (0.1, 0.2)),
+    ):
+        one, many = make(*values), make(*([value] * 9 for value in values))
+        assert one.shape == (3, 3)
+        np.testing.assert_array_equal(np.tile(one, (9, 1, 1)), many)

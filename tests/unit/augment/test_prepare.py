@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from headstart.augment import EvalPrepare, TrainPrepare, none, side_on, top_down, view_matrix, views
+from headstart.augment import (
+    Augmentation,
+    EvalPrepare,
+    Framing,
+    PixelSteps,
+    TrainPrepare,
+    none,
+    side_on,
+    top_down,
+    view_matrix,
+    views,
+)
+from headstart.augment.view import crop_window
 from headstart.types import Pixels, Prepare
 
 
@@ -171,3 +183,79 @@ def test_a_decoded_picture_needs_so_many_pixels_that_nothing_is_enlarged() -> No
     assert EvalPrepare((224, 224)).short_side == 256
     assert TrainPrepare(none(), (224, 320), crop_fraction=1.0).short_side == 320
     assert EvalPrepare((224, 224), policy="squish").short_side == 224
+    cropped = Augmentation(framing=Framing(crop_area=(0.08, 1.0)))
+    assert TrainPrepare(cropped, (224, 224)).short_side == 305
+
+
+def shares(matrix: np.ndarray, size: tuple[int, int], picture: tuple[int, int]) -> tuple[float, float]:
+    """The share of the picture that a view shows, and its ratio of width to height."""
+    shown = corners(matrix, size)
+    width, height = shown.max(axis=0) - shown.min(axis=0)
+    return width * height / (picture[0] * picture[1]), width / height
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 96)])
+def test_a_random_resized_crop_is_drawn_as_torchvision_draws_it(size: tuple[int, int]) -> None:
+    import torch
+    from scipy.stats import ks_2samp
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    augmentation = Augmentation(random_crop=True, framing=Framing(crop_area=(0.08, 1.0)))
+    prepare = TrainPrepare(augmentation, size)
+    picture = (300, 400)
+    seen = []
+    for identity in range(1500):
+        matrix = prepare.matrices(augmentation.draw_one(0, 0, identity), picture)
+        seen.append(shares(matrix, size, picture))
+        shown = corners(matrix, size)
+        assert shown.min() > -0.5 - 1e-6
+        assert (shown.max(axis=0) < (399.5 + 1e-6, 299.5 + 1e-6)).all()
+    area, ratio = np.array(seen).T
+    ratio = ratio / (size[1] / size[0])
+    assert 0.08 <= area.min() < 0.1
+    assert 3 / 4 - 1e-9 <= ratio.min() < 0.77
+    assert 1.3 < ratio.max() <= 4 / 3 + 1e-9
+    if size[0] == size[1]:
+        theirs = [
+            RandomResizedCrop.get_params(torch.empty(3, *picture), (0.08, 1.0), (3 / 4, 4 / 3))[2:]
+            for _ in range(1500)
+        ]
+        tall, wide = np.array(theirs).T
+        assert ks_2samp(area, tall * wide / (300 * 400)).pvalue > 0.001
+        assert ks_2samp(ratio, wide / tall).pvalue > 0.001
+        assert ks_2samp(area, np.linspace(0.08, 1, 1500)).pvalue < 0.001  # large ones often do not fit
+
+
+@pytest.mark.parametrize("picture", [(20, 2000), (2000, 20), (1, 1)])
+def test_where_no_try_fits_the_largest_crop_that_does_is_taken(picture: tuple[int, int]) -> None:
+    augmentation = Augmentation(framing=Framing(crop_area=(0.5, 1.0)))
+    draws = augmentation.draw(0, 0, np.arange(50))
+    height, width = crop_window(picture, (64, 64), draws.crop_area, draws.crop_ratio)
+    assert (height <= picture[0] + 1e-9).all()
+    assert (width <= picture[1] + 1e-9).all()
+    assert (np.isclose(height, picture[0]) | np.isclose(width, picture[1])).all() or picture == (1, 1)
+    assert (width / height >= 3 / 4 - 1e-9).all()
+    assert (width / height <= 4 / 3 + 1e-9).all()
+
+
+def test_matrices_of_many_pictures_are_those_of_each() -> None:
+    heights, widths = np.array([256, 90, 300]), np.array([341, 120, 200])
+    for augmentation in (*PRESETS, Augmentation(dihedral=True, framing=Framing(crop_area=(0.08, 1.0)))):
+        for policy in ("crop", "squish", "pad"):
+            prepare = TrainPrepare(augmentation, (64, 96), policy=policy)  # type: ignore[arg-type]
+            together = prepare.matrices(augmentation.draw(0, 0, [0, 1, 2]), (heights, widths))
+            for row, shape in enumerate(zip(heights.tolist(), widths.tolist(), strict=True)):
+                alone = prepare.matrices(augmentation.draw_one(0, 0, row), shape)
+                np.testing.assert_array_equal(alone, together[row])
+
+
+def test_an_erased_box_is_of_the_area_drawn_and_of_the_view_s_mean_colour() -> None:
+    augmentation = Augmentation(pixels=PixelSteps(max_erased=0.3, p=1))
+    plain = TrainPrepare(none(), (64, 96))(PICTURE, 0, 0)
+    mean = np.rint(plain.mean(axis=(0, 1)))
+    for identity in range(30):
+        view = TrainPrepare(augmentation, (64, 96))(PICTURE, identity, 0)
+        box = (view == mean).all(axis=2) & (plain != view).any(axis=2)
+        assert (view[~box] == plain[~box]).all()
+        assert 0 < box.mean() < 0.33

@@ -31,6 +31,7 @@ TEXT = st.text(string.printable + "äλ字🙂", max_size=40)
 def phases(draw: st.DrawFn) -> Phase:
     schedule = draw(SCHEDULES)
     precompute = draw(st.booleans())
+    mixing = draw(st.sampled_from([None, "none", *([] if precompute else ["mixup", "cutmix"])]))
     return Phase(
         name=draw(TEXT),
         epochs=schedule.epochs or draw(st.integers(1, 20)),
@@ -42,6 +43,8 @@ def phases(draw: st.DrawFn) -> Phase:
         precompute=precompute,
         batch_size=draw(st.none() | st.integers(1, 256)),
         stop_early=draw(st.booleans()),
+        mixing=mixing,
+        mixing_alpha=None if mixing is None else draw(st.none() | st.floats(0.01, 10)),
         step=draw(st.integers(0, 8)),
         reason=draw(TEXT),
     )
@@ -56,6 +59,8 @@ SETTINGS = st.builds(
     gradient_clip=st.none() | st.floats(1e-3, 10),
     rate_ratio=st.floats(1, 100),
     precision=st.sampled_from(["auto", "float32", "bfloat16"]),
+    mixing=st.sampled_from(["none", "mixup", "cutmix"]),
+    mixing_alpha=st.none() | st.floats(0.01, 10),
 )
 PLANS = st.builds(Plan, st.lists(phases(), min_size=1, max_size=4).map(tuple), SETTINGS)
 
@@ -233,3 +238,17 @@ def test_a_plan_that_is_not_there_or_not_text_is_an_error(tmp_path) -> None:
 def test_a_plan_cannot_be_scaled_by_nothing(factor: float) -> None:
     with pytest.raises(ConfigError):
         Plan((Phase("a", 1),)).scaled(factor)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mixing": "mixap"}, "mixap"),
+        ({"mixing": "mixup", "mixing_alpha": 0.0}, "mixing_alpha"),
+        ({"mixing_alpha": 0.4}, "without mixing"),
+        ({"mixing": "mixup", "precompute": True, "augment": False}, "cannot be mixed"),
+    ],
+)
+def test_mixing_that_cannot_be_is_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Phase("head", 1, **values)  # type: ignore[arg-type]
