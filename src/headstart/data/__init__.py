@@ -2,6 +2,7 @@
 
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
+from headstart.data.children import DecodingChildren
 from headstart.data.images import Colours, Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.loader import Loader
@@ -14,6 +15,7 @@ __all__ = [
     "Audit",
     "Colours",
     "Decoded",
+    "DecodingChildren",
     "Limits",
     "Loader",
     "PixelCache",
