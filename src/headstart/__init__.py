@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart import augment as augment
     from headstart import evaluation as evaluation
+    from headstart.data import Rules as Rules
     from headstart.data import Samples as Samples
+    from headstart.data import Table as Table
     from headstart.deploy import Predictor as Predictor
     from headstart.deploy import load_predictor as load
     from headstart.errors import HeadstartError as HeadstartError
@@ -44,9 +46,11 @@ _PLACES = {
     "Plan": ("training", "Plan"),
     "Predictions": ("evaluation", "Predictions"),
     "Predictor": ("deploy", "Predictor"),
+    "Rules": ("data", "Rules"),
     "Samples": ("data", "Samples"),
     "Schedule": ("training", "Schedule"),
     "Settings": ("training", "Settings"),
+    "Table": ("data", "Table"),
     "augment": ("augment", ""),
     "create_classifier": ("models", "create_classifier"),
     "eight_steps": ("recipe", "eight_steps"),
@@ -69,6 +73,8 @@ __all__ = [  # noqa: RUF022
     "Settings",
     "Callback",
     "Samples",
+    "Table",
+    "Rules",
     "Predictions",
     "Interpretation",
     "Predictor",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,20 +15,57 @@ from numpy.typing import NDArray
 from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
-from headstart.data import Audit, Loader, PixelCache, Samples, scan_folder, split_samples
+from headstart.data import (
+    Audit,
+    Loader,
+    PixelCache,
+    Rules,
+    Samples,
+    Table,
+    from_frame,
+    from_function,
+    from_lists,
+    from_regex,
+    from_shards,
+    limit_samples,
+    read_table,
+    scan_folder,
+    split_samples,
+)
 from headstart.data import audit as audit_pictures
+from headstart.data.cache import CacheMode
 from headstart.errors import DataError, UsageError
 from headstart.models import FeatureCache, TensorSource, materialise
+from headstart.ordering import Balance, Ordering
 from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
-    from headstart.models import Engine
+    from headstart.data.listed import Label, LabelFunction
+    from headstart.models import Engine, Features
 
 INTERPOLATIONS = get_args(Interpolation)
 SPLITS = ("train", "valid", "test")
 OnProgress = Callable[[int, int], None]
+
+
+class DataOptions(TypedDict, total=False):
+    """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
+
+    image_size: int | str | Size
+    augment: Augmentation | None
+    valid: float
+    test: float
+    batch_size: int | str
+    seed: int
+    threads: int | None
+    balance: Balance
+    cache: CacheMode
+    max_bad: int | None
+    limit: int | None
+    on_progress: OnProgress | None
 
 
 def choose_batch_size(train_count: int) -> int:
@@ -39,8 +77,9 @@ def choose_batch_size(train_count: int) -> int:
 class ImageData:
     """Pictures, labels and split, with how they are cut to size and augmented.
 
-    Made by `from_folder` or `from_samples`. It is frozen: `resize` and `with_options` return another
-    one over the same pictures, and share what is already decoded where the pixels suffice.
+    Made by `from_folder`, `from_csv` and its like, or `from_samples`. It is frozen: `resize` and
+    `with_options` return another one over the same pictures, and share what is already decoded where the
+    pixels suffice.
 
     `image_size` is (height, width); `policy` says what becomes of other shapes (`crop`, `squish` or
     `pad`); `crop_fraction` and `interpolation` are those that the pretrained weights ask for, and
@@ -58,42 +97,103 @@ class ImageData:
     interpolation: Interpolation = "bicubic"
     seed: int = 0
     threads: int | None = None
+    balance: Balance = "none"
 
     @classmethod
     def from_folder(
-        cls,
-        path: str | Path,
-        *,
-        image_size: int | str | Size = 224,
-        augment: Augmentation | None = None,
-        valid: float = 0.2,
-        test: float = 0.0,
-        batch_size: int | str = "auto",
-        seed: int = 0,
-        threads: int | None = None,
-        max_bad: int | None = None,
-        drop_empty_classes: bool = False,
-        on_progress: OnProgress | None = None,
+        cls, path: str | Path, *, drop_empty_classes: bool = False, **options: Unpack[DataOptions]
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
 
         Unreadable pictures are left out before the split (`data.audit` names them). Class folders
         are split by class, `valid` and `test` being fractions; byte-identical pictures stay on one
-        side. Raises `InputMissingError` when nothing is there, `DataError` when what is there
+        side. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class
+        is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
-        return cls.from_samples(
-            scan_folder(Path(path), drop_empty_classes=drop_empty_classes),
-            image_size=image_size,
-            augment=augment,
-            valid=valid,
-            test=test,
-            batch_size=batch_size,
-            seed=seed,
-            threads=threads,
-            max_bad=max_bad,
-            on_progress=on_progress,
-        )
+        return cls.from_samples(scan_folder(Path(path), drop_empty_classes=drop_empty_classes), **options)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        table: Table | None = None,
+        *,
+        root: str | Path | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read the pictures that a CSV or Parquet file (or its URL) lists; see `data.read_table`.
+
+        `ImageData.from_csv("labels.csv", Table(image="id", label="breed", folder="train", suffix=".jpg"))`.
+        """
+        return cls.from_samples(read_table(path, table, root=root), **options)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        table: Table | None = None,
+        *,
+        root: str | os.PathLike[str] = ".",
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read the pictures that a DataFrame lists; see `data.from_frame`."""
+        return cls.from_samples(from_frame(frame, table, root=root), **options)
+
+    @classmethod
+    def from_lists(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        labels: Sequence[Label | Sequence[str]],
+        *,
+        root: str | os.PathLike[str] = ".",
+        split: Sequence[str] | None = None,
+        group: Sequence[object] | None = None,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read pictures from lists of paths and labels (names, or lists of tags); see `data.from_lists`."""
+        samples = from_lists(paths, labels, root=root, split=split, group=group, rules=rules)
+        return cls.from_samples(samples, **options)
+
+    @classmethod
+    def from_function(
+        cls,
+        path: str | os.PathLike[str],
+        label: LabelFunction,
+        *,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read a folder whose pictures' labels are what `label(path)` returns; see `data.from_function`."""
+        return cls.from_samples(from_function(path, label, rules=rules), **options)
+
+    @classmethod
+    def from_regex(
+        cls,
+        path: str | os.PathLike[str],
+        pattern: str,
+        *,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read a folder whose pictures' labels stand in their names; see `data.from_regex`."""
+        return cls.from_samples(from_regex(path, pattern, rules=rules), **options)
+
+    @classmethod
+    def from_shards(
+        cls,
+        places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        label: str | None = None,
+        label_delimiter: str | None = None,
+        rules: Rules | None = None,
+        **options: Unpack[DataOptions],
+    ) -> ImageData:
+        """Read tar shards, here or behind a URL; see `data.from_shards`."""
+        samples = from_shards(places, label=label, label_delimiter=label_delimiter, rules=rules)
+        return cls.from_samples(samples, **options)
 
     @classmethod
     def from_samples(
@@ -107,21 +207,30 @@ class ImageData:
         batch_size: int | str = "auto",
         seed: int = 0,
         threads: int | None = None,
+        balance: Balance = "none",
+        cache: CacheMode = "auto",
         max_bad: int | None = None,
+        limit: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> ImageData:
-        """Make `ImageData` from a table of samples; see `from_folder`."""
+        """Make `ImageData` from a table of samples; see `from_folder`.
+
+        `limit` takes that many of them for a quick trial: see `data.limit_samples`.
+        """
         if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
             raise UsageError(
                 f"valid={valid} and test={test} leave nothing to train on or to validate with",
                 "give fractions such as valid=0.2 and test=0.15",
             )
         size = parse_size(image_size)
-        cache = PixelCache(samples, short_side=_short_side(size, 0.875))
-        seen = audit_pictures(cache, threads=threads, on_progress=on_progress)
+        Ordering(balance=balance)  # an unknown one is refused before any picture is looked at
+        if limit is not None:
+            samples = limit_samples(samples, limit, seed=seed)
+        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
+        seen = audit_pictures(pixels, threads=threads, on_progress=on_progress)
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
-        cache = cache.take(usable)
+        pixels = pixels.take(usable)
         split = split_samples(
             samples.take(usable),
             valid=valid,
@@ -144,13 +253,14 @@ class ImageData:
             raise UsageError(f"batch size {batch_size} is below 1", "give a number such as 32, or 'auto'")
         return cls(
             samples=split,
-            cache=cache,
+            cache=pixels,
             image_size=size,
             augmentation=side_on() if augment is None else augment,
             batch_size=min(batch_size, max(1, train_count)),
             audit=seen,
             seed=seed,
             threads=threads,
+            balance=balance,
         )
 
     @property
@@ -195,6 +305,16 @@ class ImageData:
         )
 
     @property
+    def training_order(self) -> Ordering:
+        """How an epoch of training orders the training pictures, and which it repeats."""
+        return Ordering(shuffle=True, balance=self.balance)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch of training."""
+        return len(self.source("train", shuffle=True))
+
+    @property
     def views(self) -> list[Prepare]:
         """The views of test-time augmentation: the plain one, and those that the flips allow."""
         return list(views_of(self.augmentation, self.evaluation))
@@ -210,7 +330,8 @@ class ImageData:
     ) -> BatchSource:
         """Return the batches of a split: uint8 pictures of `image_size`, class numbers, row numbers.
 
-        `augment` draws anew for each epoch; `prepare` replaces the evaluation view by another; `limit`
+        `augment` draws anew for each epoch; `shuffle` gives them in the order of training, rare classes
+        repeated where `balance` says so; `prepare` replaces the evaluation view by another; `limit`
         takes that many rows, spread evenly over the split.
         """
         rows = self.rows(split)
@@ -230,7 +351,7 @@ class ImageData:
             rows,
             chosen,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            ordering=self.training_order if shuffle else Ordering(),
             seed=self.seed,
             threads=self.threads,
         )
@@ -243,11 +364,14 @@ class ImageData:
         *,
         prepare: Prepare | None = None,
         on_progress: OnProgress | None = None,
+        on_part: Callable[[Features], None] | None = None,
     ) -> TensorSource:
         """Return what `engine` gives for each picture of a split: computed once, then kept on disk.
 
         `identity` names the weights and the line that the engine was made from; with it, the contents
-        of the pictures and the view make up the key, so nothing stale is ever found.
+        of the pictures and the view make up the key, so nothing stale is ever found. While they are
+        computed, `on_part` gets (features, targets, row numbers) of the pictures that are done, a
+        random part of all.
         """
         view = prepare or self.evaluation
         rows, hashes = self.rows(split), self.content_keys(split)
@@ -255,7 +379,11 @@ class ImageData:
         key = store.key(hashes, view.key, f"{identity} {engine.name}")
         known = store.load(key) if hashes else None
         if known is None:
-            known = materialise(self.source(split, prepare=view), engine, on_progress)
+            mixed = on_part is not None
+            known = materialise(self.source(split, prepare=view, shuffle=mixed), engine, on_progress, on_part)
+            if mixed:
+                order = np.argsort(known[2])
+                known = (known[0][order], known[1][order], known[2][order])
             if hashes:
                 store.store(key, known)
         # Labels are not part of the key: pictures may have moved to other classes since.

@@ -119,7 +119,7 @@ def predictions_of(samples: Samples, rows: NDArray[np.int64], logits: NDArray[np
         classes=samples.classes,
         task=samples.task,
         targets=labels if known else None,
-        paths=tuple(samples.paths[row] for row in rows),
+        paths=tuple(samples.place(row) for row in rows),
         split=samples.split[rows],
         index=np.asarray(rows, np.int64),
     )

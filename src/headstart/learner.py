@@ -273,7 +273,7 @@ class Learner:
             return self.data.source("train", augment=augment, shuffle=True), self.model
         known = None if augment else self.activations("train")
         if known is not None:
-            return known.shuffled(self.data.batch_size), self.model.upper()
+            return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
         source = self.data.source("train", augment=augment, shuffle=True)
         return ActivationSource(source, self.engine()), self.model.upper()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headstart.cli.sources import Source, takes_source
 from headstart.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Folder = Annotated[Path, typer.Argument(help="Class folders, or train/valid/test folders of them.")]
 Arch = Annotated[str, typer.Option(help="The body: the name of any timm model.")]
 Weights = Annotated[
     str | None,
@@ -42,6 +42,12 @@ Test = Annotated[float, typer.Option(help="The share to keep aside for an honest
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
+Balanced = Annotated[
+    str, typer.Option("--balance", help="none, or sampler: more copies of the pictures of rare classes.")
+]
+Cached = Annotated[
+    str, typer.Option("--cache", help="Where decoded pictures are kept: auto, memory, disk or none.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
@@ -98,7 +104,7 @@ def _narrator(quiet: bool) -> Narrator:
 
 
 def _data(
-    folder: Path,
+    source: Source,
     narrator: Narrator,
     *,
     image_size: str,
@@ -109,14 +115,16 @@ def _data(
     test: float,
     seed: int,
     threads: int | None,
+    balance: str = "none",
+    cache: str = "auto",
     max_bad: int | None = None,
-    drop_empty_classes: bool = False,
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
+    samples = source.read(seed=seed)
     with narrator.progress("looking at every picture") as on_progress:
-        data = ImageData.from_folder(
-            folder,
+        data = ImageData.from_samples(
+            samples,
             image_size=image_size,
             augment=_augmentation(augment, max_zoom),
             batch_size=_batch_size(batch_size),
@@ -124,8 +132,9 @@ def _data(
             test=test,
             seed=seed,
             threads=threads,
+            balance=balance,  # type: ignore[arg-type]  # an unknown one is refused with the choices
+            cache=cache,  # type: ignore[arg-type]
             max_bad=max_bad,
-            drop_empty_classes=drop_empty_classes,
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -134,8 +143,9 @@ def _data(
 
 
 @app.command("train")
+@takes_source
 def train(
-    folder: Folder,
+    source: Source,
     arch: Arch = "resnet34",
     weights: Weights = None,
     from_scratch: FromScratch = False,
@@ -160,12 +170,11 @@ def train(
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
+    balance: Balanced = "none",
+    cache: Cached = "auto",
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
-    drop_empty_classes: Annotated[
-        bool, typer.Option("--drop-empty-classes", help="Leave out class folders without pictures.")
-    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
@@ -188,9 +197,9 @@ def train(
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
-    run_folder = None if dry_run else recipe.prepare_folder(out, folder, force=force)
+    run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
     data = _data(
-        folder,
+        source,
         narrator,
         image_size=sizes.split(",")[0] if sizes else image_size,
         augment=augment,
@@ -200,8 +209,9 @@ def train(
         test=test,
         seed=seed,
         threads=threads,
+        balance=balance,
+        cache=cache,
         max_bad=max_bad,
-        drop_empty_classes=drop_empty_classes,
     )
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
@@ -283,8 +293,9 @@ def predict(
 
 
 @app.command("lr-find")
+@takes_source
 def lr_find(
-    folder: Folder,
+    source: Source,
     arch: Arch = "resnet34",
     weights: Weights = None,
     from_scratch: FromScratch = False,
@@ -312,7 +323,7 @@ def lr_find(
     _limit_threads(threads)
     narrator = _narrator(quiet)
     data = _data(
-        folder,
+        source,
         narrator,
         image_size=image_size,
         augment=augment,
@@ -331,6 +342,35 @@ def lr_find(
     found = learner.lr_find(slice(1e-2, 1.0) if unfrozen else 1.0, iterations=iterations)
     found.plot().savefig(plot, dpi=110)
     print_finder(found, plot, as_json=as_json)
+    return 0
+
+
+@app.command("shard")
+@takes_source
+def shard(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The folder to write, such as shards.")],
+    pictures_per_shard: Annotated[int, typer.Option(min=1, help="How many pictures in a file.")] = 1000,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Pack pictures and labels into tar shards: quick to copy and to read, the same to train on."""
+    from headstart.data import write_shards
+
+    samples, narrator = source.read(seed=seed), _narrator(quiet)
+    for line in (samples.describe(), *samples.notes):
+        narrator.say(line)
+    with narrator.progress("packing") as on_progress:
+        shards = write_shards(
+            samples, out, pictures_per_shard=pictures_per_shard, replace=force, on_progress=on_progress
+        )
+    if as_json:
+        print(json.dumps({"pictures": len(samples), "shards": [str(path) for path in shards]}))
+    else:
+        print("\n".join(map(str, shards)))
     return 0
 
 

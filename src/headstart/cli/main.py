@@ -41,6 +41,9 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
         code = app(arguments, standalone_mode=False)
+        if sys.stdout is not None:
+            # Here, and not at the interpreter's exit, where a reader that has gone is a complaint.
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except HeadstartError as error:
         if debug:

@@ -1,15 +1,22 @@
 """Files become batches: samples, splits, decoding, the audit and the loader. Knows no model."""
 
+from headstart.data.archives import from_zip
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
 from headstart.data.children import DecodingChildren
 from headstart.data.images import Colours, Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
+from headstart.data.listed import from_function, from_lists, from_regex
 from headstart.data.loader import Loader
-from headstart.data.ordering import batch_bounds, order
+from headstart.data.rows import Rules
 from headstart.data.samples import Samples, shown
 from headstart.data.scan import from_paths, scan_folder
+from headstart.data.sharding import write_shards
+from headstart.data.shards import from_shards
 from headstart.data.splits import split_samples
+from headstart.data.subset import limit_samples
+from headstart.data.tables import Table, from_frame, read_table
+from headstart.data.testset import read_test_set, with_test_set
 
 __all__ = [
     "Audit",
@@ -19,16 +26,27 @@ __all__ = [
     "Limits",
     "Loader",
     "PixelCache",
+    "Rules",
     "Samples",
+    "Table",
     "audit",
-    "batch_bounds",
     "decode",
     "decode_with_size",
     "default_budget",
+    "from_frame",
+    "from_function",
+    "from_lists",
     "from_paths",
-    "order",
+    "from_regex",
+    "from_shards",
+    "from_zip",
+    "limit_samples",
+    "read_table",
+    "read_test_set",
     "scan_folder",
     "shown",
     "size",
     "split_samples",
+    "with_test_set",
+    "write_shards",
 ]

@@ -101,7 +101,7 @@ class Audit:
         for row in self.bad_rows.tolist():
             table.writerow(
                 [
-                    self.samples.paths[row],
+                    self.samples.place(row),
                     self.codes[row],
                     self.bytes[row],
                     self.sha256[row],
@@ -249,7 +249,7 @@ class _Look:
         if known is not None and not self.keep_pixels:
             return known.facts
         if known is not None:
-            return facts_of(self.cache.decode(row, data))
+            return facts_of(self.cache.decode(row, data, sha256=sha256))
         decoded = self._decoded(row, data, sha256)
         facts = facts_of(decoded)
         self.known.add(sha256, Known("", "", facts))
@@ -262,7 +262,7 @@ class _Look:
             if not isinstance(error, CrashError) or error.lasting:
                 self.known.add(sha256, Known(error.code, error.message, NOTHING))
             raise self._named(row, error) from error
-        self.cache.keep(row, decoded.pixels)
+        self.cache.store(row, decoded, sha256)
         return decoded
 
     def _named(self, row: int, error: DataError) -> DataError:

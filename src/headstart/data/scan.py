@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from headstart.data.classes import case_twins, natural, refuse_twins
 from headstart.data.samples import Samples, shown
 from headstart.errors import DataError, InputMissingError
 
@@ -36,6 +36,20 @@ _JUNK = frozenset(
 LAYOUT_HINT = "expected one folder for each class, or train/ and valid/ with one folder for each class inside"
 
 
+class Entry(Protocol):
+    """What a walk asks of an entry of a folder; `os.DirEntry` answers it."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+
+    def is_symlink(self) -> bool:
+        """Tell whether it is a link."""
+
+    def inode(self) -> int:
+        """Return a number that no other file of the same device has."""
+
+
 class Found(NamedTuple):
     """A candidate file: its path relative to the root, its (device, inode), reached over a link or not."""
 
@@ -51,12 +65,6 @@ class Part(NamedTuple):
     loose: list[Found]
 
 
-def natural(name: str) -> tuple[list[str | int], str]:
-    """Return a sort key under which "class 9" comes before "class 10", whatever the case."""
-    parts = re.split(r"([0-9]+)", name.casefold())
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
-
-
 def is_junk(name: str) -> bool:
     """Tell whether a name is hidden or one that an operating system leaves behind."""
     return name.startswith(".") or name.casefold() in _JUNK
@@ -70,16 +78,21 @@ def has_picture_name(name: str) -> bool:
 
 
 @dataclass
-class _Walk:
+class Walk:
     """One walk over a folder; counts what it leaves out."""
 
     root: Path
     skipped: Counter[str] = field(default_factory=Counter)
     followed: set[tuple[int, int]] = field(default_factory=set)
 
-    def entries(self, folder: str) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    def uncounted(self) -> Walk:
+        """Return the same walk, whose counts are its own: for a look ahead."""
+        return replace(self, skipped=Counter())
+
+    def entries(self, folder: str) -> tuple[list[Entry], list[Entry]]:
         """Return the folders and the other entries of `folder` (relative to the root), sorted."""
-        folders, files = [], []
+        folders: list[Entry] = []
+        files: list[Entry] = []
         try:
             with os.scandir(self.root / folder) as listing:
                 found = sorted(listing, key=lambda entry: natural(entry.name))
@@ -97,7 +110,7 @@ class _Walk:
                 files.append(entry)
         return folders, files
 
-    def candidates(self, folder: str, files: list[os.DirEntry[str]], *, linked: bool) -> list[Found]:
+    def candidates(self, folder: str, files: list[Entry], *, linked: bool) -> list[Found]:
         """Return those of a folder's files whose names do not say that they are something else."""
         found = []
         device = self._identity(folder)[0]
@@ -176,7 +189,9 @@ def _existing(path: str | os.PathLike[str], what: str) -> Path:
     return full
 
 
-def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = False) -> Samples:
+def scan_folder(
+    path: str | os.PathLike[str], *, drop_empty_classes: bool = False, drop_unseen_classes: bool = False
+) -> Samples:
     """List the pictures of a folder that has one folder for each class.
 
     Either the classes lie directly in `path` (every row's split is ""), or in `train` (`training`),
@@ -188,22 +203,27 @@ def scan_folder(path: str | os.PathLike[str], *, drop_empty_classes: bool = Fals
 
     Raises `InputMissingError` when there is no such folder or nothing in it that could be a picture,
     and `DataError` when the classes make no sense: fewer than two, an empty one (unless
-    `drop_empty_classes`), one that only `valid` or `test` has, two names that look the same.
+    `drop_empty_classes`), one that only `valid` or `test` has (unless `drop_unseen_classes`, which leaves
+    it out and counts it), two names that look the same.
     """
     root = _existing(path, "a folder of pictures")
     if not root.is_dir():
         raise InputMissingError(f"{shown(str(path))} is a file, not a folder", LAYOUT_HINT)
-    walk = _Walk(root)
-    names = [entry.name for entry in _Walk(root).entries("")[0]]
-    folders = _split_folders(root, names)
+    return scan(Walk(root), drop_empty_classes=drop_empty_classes, drop_unseen_classes=drop_unseen_classes)
+
+
+def scan(walk: Walk, *, drop_empty_classes: bool = False, drop_unseen_classes: bool = False) -> Samples:
+    """Read the layout of what `walk` walks over, as `scan_folder` does."""
+    names = [entry.name for entry in walk.uncounted().entries("")[0]]
+    folders = _split_folders(walk, names)
     found = {split: walk.part(folder) for split, folder in folders.items()}
     if "" not in folders:
         walk.skipped["folders beside train"] = len(names) - len(folders)
         walk.skipped["pictures beside train"] = len(walk.candidates("", walk.entries("")[1], linked=False))
-    return _assemble(walk, found, folders, drop_empty_classes)
+    return _assemble(walk, found, folders, drop_empty_classes, drop_unseen_classes)
 
 
-def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
+def _split_folders(walk: Walk, names: list[str]) -> dict[str, str]:
     """Return the folder of each split, or {"": ""} where the folders in the root are classes."""
     folders: dict[str, str] = {}
     for split, allowed in SPLIT_FOLDERS.items():
@@ -220,13 +240,17 @@ def _split_folders(root: Path, names: list[str]) -> dict[str, str]:
         if folders and not others:
             raise DataError(f"there is {' and '.join(folders.values())} but no train folder", LAYOUT_HINT)
         return {"": ""}
-    has_classes = bool(_Walk(root).entries(folders["train"])[0])
+    has_classes = bool(walk.uncounted().entries(folders["train"])[0])
     # Without folders inside, and beside others, "train" is a class that happens to have this name.
     return {"": ""} if others and not has_classes else folders
 
 
 def _assemble(
-    walk: _Walk, found: dict[str, Part], folders: dict[str, str], drop_empty_classes: bool
+    walk: Walk,
+    found: dict[str, Part],
+    folders: dict[str, str],
+    drop_empty_classes: bool,
+    drop_unseen_classes: bool,
 ) -> Samples:
     """Make the table from what was found in each split."""
     first = next(iter(found))  # "train", or "" for all
@@ -238,7 +262,9 @@ def _assemble(
     if "test" in found and not set(by_split["test"]) & set(classes):
         unlabelled = unlabelled + [row for rows in by_split.pop("test").values() for row in rows]
         notes.append(f"{shown(folders['test'])} has no class folders: its pictures count as unlabelled")
-    _refuse_twins(name for by_class in by_split.values() for name in by_class)
+    refuse_twins(name for by_class in by_split.values() for name in by_class)
+    if drop_unseen_classes:
+        by_split = _without_unknown(walk, by_split, classes)
     _refuse_unknown(by_split, classes)
     if len(classes) < 2:
         raise DataError(
@@ -246,7 +272,7 @@ def _assemble(
             LAYOUT_HINT,
             code="ONE_CLASS",
         )
-    notes += _case_twins(classes)
+    notes += case_twins(classes)
     walk.skipped["pictures outside a class folder"] = sum(
         len(part.loose) for split, part in found.items() if split != "test"
     )
@@ -269,7 +295,7 @@ def _assemble(
     )
 
 
-def _refuse_nothing(walk: _Walk, part: Part, folder: str) -> None:
+def _refuse_nothing(walk: Walk, part: Part, folder: str) -> None:
     """Raise where no class has a picture."""
     if any(part.by_class.values()):
         return
@@ -304,38 +330,26 @@ def _classes(by_class: dict[str, list[Found]], drop_empty: bool, notes: list[str
     return tuple(name for name in by_class if by_class[name])
 
 
+def _without_unknown(
+    walk: Walk, found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]
+) -> dict[str, dict[str, list[Found]]]:
+    unknown = [len(rows) for part in found.values() for name, rows in part.items() if name not in classes]
+    walk.skipped["pictures of classes that train has not"] = sum(unknown)
+    return {
+        split: {name: rows for name, rows in part.items() if name in classes} for split, part in found.items()
+    }
+
+
 def _refuse_unknown(found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]) -> None:
     for split, by_class in found.items():
         unknown = [name for name, rows in by_class.items() if rows and name not in classes]
         if split not in ("", "train") and unknown:
             raise DataError(
                 f"class {', '.join(map(shown, unknown[:5]))} is in {split} but not in train",
-                f"classes are matched by name; train has {', '.join(map(shown, classes[:8]))}",
+                f"classes are matched by name, and train has {', '.join(map(shown, classes[:8]))}; put "
+                "pictures of it there too, or leave it out with --drop-unseen-classes",
                 code="UNKNOWN_CLASS",
             )
-
-
-def _refuse_twins(names: Iterable[str]) -> None:
-    """Raise for names that differ only in how their accents are encoded."""
-    seen: dict[str, str] = {}
-    for name in names:
-        twin = seen.setdefault(unicodedata.normalize("NFC", name), name)
-        if twin != name:
-            raise DataError(
-                f"two classes are both called {shown(name)}, with accents encoded in two ways",
-                f"rename one: {twin!a} and {name!a}",
-                code="TWIN_CLASSES",
-            )
-
-
-def _case_twins(classes: tuple[str, ...]) -> list[str]:
-    seen: dict[str, str] = {}
-    notes = []
-    for name in classes:
-        twin = seen.setdefault(name.casefold(), name)
-        if twin != name:
-            notes.append(f"{shown(twin)} and {shown(name)} differ only in case and are two classes")
-    return notes
 
 
 def _without_repeated_links(
@@ -354,6 +368,24 @@ def _without_repeated_links(
     return kept
 
 
+def list_pictures(path: str | os.PathLike[str]) -> tuple[Path, list[str], Counter[str]]:
+    """List all that could be a picture in a folder and below: the root, the paths, what was left out.
+
+    Raises `InputMissingError` when there is no such folder or nothing in it.
+    """
+    root = _existing(path, "a folder of pictures")
+    if not root.is_dir():
+        raise InputMissingError(f"{shown(str(path))} is a file, not a folder", "give a folder of pictures")
+    walk = Walk(root)
+    rows = _without_repeated_links([(row, -1, "") for row in walk.pictures("")], walk.skipped)
+    if not rows:
+        raise InputMissingError(
+            f"there are no pictures in {shown(str(root))}" + _left_out(walk.skipped),
+            f"looked for {', '.join(PICTURE_SUFFIXES[:6])}, …",
+        )
+    return root, [row.path for row, _, _ in rows], walk.skipped
+
+
 def from_paths(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> Samples:
     """List pictures without labels, for prediction: files as given, folders with all below them.
 
@@ -368,7 +400,7 @@ def from_paths(paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str])
         if not full.is_dir():
             names.append(text)
             continue
-        walk = _Walk(full)
+        walk = Walk(full)
         names += [str(Path(text, row.path).as_posix()) for row in walk.pictures("")]
         skipped.update(walk.skipped)
     if not names:

@@ -45,6 +45,11 @@ class Stamps:
         self._hashes[row] = np.void(bytes.fromhex(sha256))
         self._sizes[row] = stamp[0]
 
+    def content(self, row: int) -> bytes:
+        """Return the SHA-256 of what a row's file held, or nothing where it was not audited."""
+        recorded: bytes = self._hashes[row].tobytes()
+        return recorded if self._sizes[row] >= 0 else b""
+
     def take(self, rows: ArrayLike) -> Stamps:
         """Return the stamps of some rows (row numbers or a mask), in that order."""
         numbers = row_numbers(rows, len(self._sizes))
@@ -77,5 +82,4 @@ class Stamps:
     def _same(self, samples: Samples, row: int, data: bytes) -> bool:
         if stamp_of(samples, row) == (self._sizes[row], self._times[row]):
             return True
-        recorded: bytes = self._hashes[row].tobytes()
-        return sha256_bytes(data) == recorded.hex()
+        return sha256_bytes(data) == self.content(row).hex()

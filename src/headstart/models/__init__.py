@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         cached_engine,
         frozen_engine,
     )
-    from headstart.models.features import ActivationSource, FeatureCache, TensorSource, materialise
+    from headstart.models.features import ActivationSource, FeatureCache, Features, TensorSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
     from headstart.models.parts import Part
     from headstart.models.probe import Probe, fit_probe
@@ -35,7 +35,7 @@ _HOMES = {
     "backbones": ("Backbone", "create_backbone", "list_architectures"),
     "classifier": ("Classifier", "create_classifier"),
     "engine": ("EagerEngine", "Engine", "GraphFacts", "OnnxEngine", "cached_engine", "frozen_engine"),
-    "features": ("ActivationSource", "FeatureCache", "TensorSource", "materialise"),
+    "features": ("ActivationSource", "FeatureCache", "Features", "TensorSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
     "parts": ("Part",),
     "probe": ("Probe", "fit_probe"),
@@ -51,6 +51,7 @@ __all__ = [
     "EagerEngine",
     "Engine",
     "FeatureCache",
+    "Features",
     "GraphFacts",
     "OnnxEngine",
     "Part",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError, UsageError
-from headstart.models.pruning import drop_least_recent, mark_used
+from headstart.pruning import drop_least_recent, mark_used
 from headstart.storage import cache_dir, content_key, read_json, sha256_bytes, write_atomic, write_json
 from headstart.types import Size
 

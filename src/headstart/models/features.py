@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 
 from headstart.errors import ConfigError, HeadstartError, UsageError
 from headstart.models.engine import Engine
-from headstart.models.pruning import drop_least_recent, mark_used
+from headstart.ordering import Ordering, batch_bounds, share_of
+from headstart.pruning import drop_least_recent, mark_used
 from headstart.storage import cache_dir, content_key, load_arrays, save_arrays
 from headstart.types import Batch, BatchSource, World
 
 Features = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]
 """(features, targets, index): float32 activations, targets and row numbers, row by row."""
-
-_WORD = 2**64 - 1
 
 
 class ActivationSource:
@@ -47,38 +45,51 @@ class ActivationSource:
 
 
 def materialise(
-    source: BatchSource, engine: Engine, on_progress: Callable[[int, int], None] | None = None
+    source: BatchSource,
+    engine: Engine,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_part: Callable[[Features], None] | None = None,
 ) -> Features:
     """Run epoch 0 of `source` through `engine` and return (features, targets, index).
 
-    Rows come in the order of the source. `on_progress` is called with (done, total) after a batch.
+    Rows come in the order of the source. After a batch `on_progress` is called with (done, total), and
+    `on_part` with what there is so far.
     """
     total = source.sample_count
-    features: NDArray[np.float32] | None = None
-    targets: list[NDArray[Any]] = []
-    index: list[NDArray[np.int64]] = []
+    columns: Features | None = None
     done = 0
     for batch in ActivationSource(source, engine).epoch(0):
-        values = np.asarray(batch.inputs)
-        if features is None:
-            features = np.empty((total, *values.shape[1:]), np.float32)
-        features[done : done + len(batch)] = values
-        targets.append(np.asarray(batch.targets))
-        index.append(np.asarray(batch.index))
+        values, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+        if columns is None:
+            columns = (
+                np.empty((total, *values.shape[1:]), np.float32),
+                np.empty((total, *targets.shape[1:]), targets.dtype),
+                np.empty(total, np.int64),
+            )
+        for column, part in zip(columns, (values, targets, batch.index), strict=True):
+            np.asarray(column)[done : done + len(batch)] = part
         done += len(batch)
         if on_progress is not None:
             on_progress(done, total)
-    if features is None:
+        if on_part is not None:
+            on_part(_first(columns, done))
+    if columns is None:
         raise UsageError("there is no picture to compute features of")
-    return features[:done], np.concatenate(targets), np.concatenate(index)
+    return _first(columns, done)
+
+
+def _first(columns: Features, count: int) -> Features:
+    features, targets, index = columns
+    return features[:count], targets[:count], index[:count]
 
 
 class TensorSource:
     """Batches over arrays in memory, in the same order and batches as the picture loader's.
 
-    `features` (rows, …), `targets` (rows,) or (rows, classes), `index` (rows,). The order is a pure
-    function of `seed` and the epoch; over the processes of `world` every row comes once. A last
-    batch of one row joins the batch before it.
+    `features` (rows, …), `targets` (rows,) or (rows, classes), `index` (rows,). `ordering`: which rows an
+    epoch has, and whether it mixes them; `shuffle=True` is short for an ordering that does. The order is
+    a pure function of `seed` and the epoch; over the processes of `world` every row of it comes once. A
+    last batch of one row joins the batch before it.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class TensorSource:
         index: NDArray[np.int64],
         *,
         batch_size: int = 64,
+        ordering: Ordering = Ordering(),
         shuffle: bool = False,
         seed: int = 0,
         world: World = World(),
@@ -99,15 +111,19 @@ class TensorSource:
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}", "give a number from 1 on")
         self.features, self.targets, self.index = features, targets, index
-        self._batch_size, self._shuffle, self._seed, self._world = batch_size, shuffle, seed, world
+        self._batch_size, self._seed, self._world = batch_size, seed, world
+        self._ordering = replace(ordering, shuffle=True) if shuffle else ordering
+        self._count = self._ordering.count(targets)
+        self._bounds = batch_bounds(self._count, batch_size, world)
 
-    def shuffled(self, batch_size: int | None = None) -> TensorSource:
-        """Return a source of the same rows in a new order each epoch."""
+    def shuffled(self, batch_size: int | None = None, ordering: Ordering | None = None) -> TensorSource:
+        """Return a source of the same rows in a new order each epoch (that of `ordering`, if given)."""
         return TensorSource(
             self.features,
             self.targets,
             self.index,
             batch_size=batch_size or self._batch_size,
+            ordering=ordering or self._ordering,
             shuffle=True,
             seed=self._seed,
             world=self._world,
@@ -115,35 +131,18 @@ class TensorSource:
 
     @property
     def sample_count(self) -> int:
-        """The number of samples in an epoch of this process."""
-        return int(self._mine().sum())
-
-    def _mine(self) -> NDArray[np.bool_]:
-        """Which places of an epoch's order are this process's: neighbours 2k, 2k+1 go together."""
-        return np.equal((np.arange(len(self.index)) // 2) % self._world.size, self._world.rank)
-
-    def _bounds(self) -> list[int]:
-        """Where batches begin and end; batch norm cannot learn from a last batch of one."""
-        count = self.sample_count
-        bounds = list(range(0, count, self._batch_size))
-        if len(bounds) > 1 and self._batch_size > 1 and count - bounds[-1] == 1:
-            bounds.pop()
-        return [*bounds, count] if count else [0]
+        """The number of samples in an epoch of this process, copies counted."""
+        return share_of(self._count, self._world)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return len(self._bounds()) - 1
+        return len(self._bounds) - 1
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` in order, from batch number `start` on."""
-        order = np.arange(len(self.index))
-        if self._shuffle:
-            # A bit generator's raw stream is fixed by NumPy's promise; `permutation` is not.
-            key = np.array([self._seed & _WORD, epoch & _WORD], np.uint64)
-            order = np.argsort(np.random.Philox(key=key).random_raw(len(order)), kind="stable")
-        order = order[self._mine()]
-        for first, last in list(itertools.pairwise(self._bounds()))[start:]:
-            rows = order[first:last]
+        order = self._ordering.epoch(self.targets, seed=self._seed, epoch=epoch, world=self._world).positions
+        for number in range(start, len(self)):
+            rows = order[self._bounds[number] : self._bounds[number + 1]]
             yield Batch(self.features[rows], self.targets[rows], self.index[rows])
 
 

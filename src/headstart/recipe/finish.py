@@ -58,8 +58,9 @@ def finish(steps: EightSteps) -> Result:
             replace=True,
         )
         table = steps.folder.save_predictions("predictions.csv", (valid, test))
-        if steps.probe is not None:
-            steps.folder.save_predictions("probe_predictions.csv", (steps.probe, steps.probe_test))
+        if steps.first is not None:
+            parts = (steps.first.valid, steps.first.test)
+            steps.folder.save_predictions("probe_predictions.csv", parts)
         steps.plan.to_yaml(steps.folder / "plan.yaml")
         if steps.data.audit is not None:
             steps.data.audit.write_quarantine(steps.folder / "quarantine.csv")
@@ -70,7 +71,7 @@ def finish(steps: EightSteps) -> Result:
     return Result(
         steps.folder.path,
         tuple(steps.steps),
-        steps.probe,
+        None if steps.first is None else steps.first.valid,
         valid,
         scored_test,
         summary,
@@ -165,7 +166,7 @@ def _summary(
 ) -> dict[str, Any]:
     data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
     bad = (
-        [] if audit is None else [(audit.samples.paths[row], str(audit.codes[row])) for row in audit.bad_rows]
+        [] if audit is None else [(audit.samples.place(row), str(audit.codes[row])) for row in audit.bad_rows]
     )
     spans = zip(model.group_starts, (*model.group_starts[1:], len(model.stages)), strict=True)
     tta = next((step for step in steps.steps if step.number == 9), None)
@@ -179,6 +180,7 @@ def _summary(
             "weights": "none" if steps.body.from_scratch else str(steps.body.weights or "hub"),
             "image_size": list(data.image_size),
             "batch_size": data.batch_size,
+            "balance": data.balance,
             "augmentation": data.augmentation.to_dict(),
             "optimizer": steps.plan.settings.optimizer,
             "weight_decay": steps.plan.settings.weight_decay,

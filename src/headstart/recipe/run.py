@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -159,10 +158,9 @@ def forecast(data: ImageData, plan: Plan, body: Body, *, device: str = "auto") -
         seconds["probe"] = _seconds_per_picture(learner.engine(), data) * sum(counts.values())
     for number, phase in enumerate(plan, start=1):
         learner.freeze_to(phase.frozen_to)
-        steps = math.ceil(counts["train"] / data.batch_size)
         each = 0.005 if phase.precompute else learner.seconds_per_step()
         finder = 100 * each if phase.learning_rate is None and phase.frozen_to else 30 * each
-        seconds[f"{number}. {phase.name}"] = finder + each * steps * phase.epochs
+        seconds[f"{number}. {phase.name}"] = finder + each * data.steps_per_epoch * phase.epochs
     return Forecast(plan, data.summary(), seconds)
 
 

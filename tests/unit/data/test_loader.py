@@ -6,17 +6,23 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from headstart.data import Loader, PixelCache, Samples, scan_folder
 from headstart.errors import DataError, UsageError
+from headstart.ordering import Ordering
 from headstart.types import Batch, Pixels, Size, Task, World
 
 MakeFolder = Callable[..., Path]
+
+
+WORLDS = st.sampled_from([World(), World(0, 2), World(1, 2), World(2, 3)])
 
 
 class Stamp:
@@ -76,20 +82,73 @@ def test_a_batch_holds_prepared_pictures_targets_and_row_numbers(cache: PixelCac
     assert batch.index.tolist() == rows
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 30), st.integers(0, 4), st.integers(0, 3), st.integers(0, 9), st.booleans())
+ORDERINGS = st.sampled_from(
+    [
+        Ordering(),
+        Ordering(shuffle=True),
+        Ordering(shuffle=True, balance="sampler"),
+        Ordering(weights=np.linspace(0, 1, 23)),
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 30), st.sampled_from([1, 2, 4, 8]), st.integers(0, 3), st.integers(0, 9), ORDERINGS, WORLDS
+)
 def test_batches_are_the_same_for_any_threads_and_from_any_step(
-    cache: PixelCache, batch_size: int, threads: int, epoch: int, start: int, shuffle: bool
+    cache: PixelCache,
+    batch_size: int,
+    threads: int,
+    epoch: int,
+    start: int,
+    ordering: Ordering,
+    world: World,
 ) -> None:
-    def loader(threads: int) -> Loader:
+    def loader(threads: int, ordered: bool = True) -> Loader:
         return Loader(
-            cache, range(23), Stamp(), batch_size=batch_size, shuffle=shuffle, seed=9, threads=threads
+            cache,
+            range(23),
+            Stamp(),
+            batch_size=batch_size,
+            ordering=ordering,
+            seed=9,
+            threads=threads,
+            ordered=ordered,
+            world=world,
         )
 
     expected = batches(loader(0), epoch)
     assert len(expected) == len(loader(threads))
-    assert sorted(np.concatenate([batch.index for batch in expected]).tolist()) == list(range(23))
+    assert sum(map(len, expected)) == loader(threads).sample_count
     assert same(batches(loader(threads), epoch, start), expected[start:])
+    unordered = batches(loader(threads, ordered=False), epoch, start)
+    assert same(sorted(unordered, key=contents), sorted(expected[start:], key=contents))
+
+
+def contents(batch: Batch) -> tuple[bytes, bytes]:
+    return batch.index.tobytes(), np.asarray(batch.inputs).tobytes()
+
+
+@given(st.integers(1, 30), st.booleans(), st.integers(1, 8))
+def test_every_sample_comes_once_over_the_ranks(
+    cache: PixelCache, batch_size: int, shuffle: bool, ranks: int
+) -> None:
+    loaders = [
+        Loader(
+            cache,
+            range(23),
+            Stamp(),
+            batch_size=batch_size,
+            shuffle=shuffle,
+            threads=0,
+            world=World(rank, ranks),
+        )
+        for rank in range(ranks)
+    ]
+    seen = [batch.index for loader in loaders for batch in loader.epoch(1)]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(23))
+    assert len({len(loader) for loader in loaders}) == 1
 
 
 def test_another_epoch_has_another_order_and_would_be_told_apart(cache: PixelCache) -> None:
@@ -217,3 +276,114 @@ def test_pictures_are_prepared_side_by_side(cache: PixelCache) -> None:
 def test_a_batch_size_below_one_is_refused(cache: PixelCache) -> None:
     with pytest.raises(UsageError, match="batch of 0"):
         Loader(cache, range(3), Stamp(), batch_size=0)
+
+
+def test_copies_of_a_picture_are_augmented_each_in_its_own_way(cache: PixelCache) -> None:
+    rows = [*range(11), 22]
+    loader = Loader(cache, rows, Stamp(), batch_size=64, ordering=Ordering(True, "sampler"))
+    (batch,) = batches(loader)
+    assert np.bincount(batch.targets).tolist() == [11, 11]  # type: ignore[arg-type]
+    drawn = np.asarray(batch.inputs)[batch.index == 22, 0, 0, 1].tolist()
+    assert len(set(drawn)) > 8  # a byte of each id: some of eleven may be equal
+    assert int(cache.samples.ids[22]) % 256 in drawn  # one of them is the sample itself
+    assert same(batches(loader), [batch])
+
+
+def test_the_draws_of_a_sample_do_not_depend_on_what_else_is_drawn(cache: PixelCache) -> None:
+    plain = {
+        row: view
+        for batch in batches(Loader(cache, range(23), Stamp(), batch_size=9))
+        for row, view in zip(batch.index.tolist(), np.asarray(batch.inputs), strict=True)
+    }
+    (batch,) = batches(Loader(cache, [5, 22, 7], Stamp(), batch_size=9, shuffle=True))
+    for row, view in zip(batch.index.tolist(), np.asarray(batch.inputs), strict=True):
+        assert np.array_equal(view, plain[row])
+
+
+def test_one_slow_picture_holds_up_its_own_batch_alone_when_unordered(cache: PixelCache) -> None:
+    slow = threading.Event()
+
+    class Waiting(Stamp):
+        def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
+            if image[0, 0, 0] == 0:
+                assert slow.wait(10)
+            return super().__call__(image, sample_id, epoch)
+
+    running = Loader(cache, range(23), Waiting(), batch_size=4, threads=2, ordered=False).epoch(0)
+    first = [next(running) for _ in range(5)]
+    assert not any(0 in batch.index for batch in first)
+    slow.set()
+    assert 0 in next(running).index
+    assert next(running, None) is None
+
+
+class Failing(Stamp):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
+        if image[0, 0, 0] == 13:
+            raise self.error
+        return super().__call__(image, sample_id, epoch)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 8])
+def test_a_preparation_that_fails_names_the_file_and_what_it_raised(cache: PixelCache, threads: int) -> None:
+    before = threading.active_count()
+    loader = Loader(cache, range(23), Failing(KeyError("angle")), batch_size=8, threads=threads)
+    running = loader.epoch(0)
+    assert len(next(running)) == 8
+    with pytest.raises(DataError, match=r"b/2\.png could not be prepared: KeyError: 'angle'") as caught:
+        next(running)
+    assert caught.value.code == "PREPARE_FAILED"
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert threading.active_count() == before
+
+
+def test_a_preparation_s_own_error_keeps_its_kind_and_hint(cache: PixelCache) -> None:
+    error = UsageError("no such filter", "choose another")
+    with pytest.raises(UsageError, match=r"b/2\.png: no such filter \(choose another\)"):
+        batches(Loader(cache, range(23), Failing(error), batch_size=8))
+    with pytest.raises(MemoryError):
+        batches(Loader(cache, range(23), Failing(MemoryError()), batch_size=8))
+
+
+@pytest.mark.parametrize(
+    "view", [np.zeros((4, 6, 1), np.uint8), np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32)]
+)
+def test_a_preparation_that_gives_another_shape_or_type_is_refused(
+    cache: PixelCache, view: NDArray[Any]
+) -> None:
+    class Odd(Stamp):
+        def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
+            return view
+
+    with pytest.raises(DataError, match=r"a/0\.png could not be prepared: it gave .* not uint8 \(4, 6, 3\)"):
+        batches(Loader(cache, range(23), Odd(), batch_size=8))
+
+
+def test_a_million_rows_start_at_any_step_at_once_and_touch_nothing_before() -> None:
+    count = 10**6
+    paths = tuple(map(str, range(count)))
+    samples = Samples(Path("nowhere"), paths, np.arange(count) % 7, tuple("abcdefg"), np.full(count, "train"))
+    cache = PixelCache(samples, short_side=8, mode="memory")
+    samples.ids  # noqa: B018  # once for a table, not for each epoch
+    for ordering in (Ordering(), Ordering(shuffle=True)):
+        loader = Loader(cache, range(count), Stamp(), batch_size=64, ordering=ordering, threads=0, seed=3)
+        last = len(loader) - 1
+        wanted = ordering.epoch(samples.labels, seed=3, epoch=2).positions[last * 64 :]
+        for row in wanted.tolist():
+            cache.keep(row, np.zeros((1, 1, 3), np.uint8))
+        started = time.process_time()
+        (batch,) = loader.epoch(2, start=last)
+        assert time.process_time() - started < 1.0
+        assert batch.index.tolist() == wanted.tolist()
+
+
+def test_an_epoch_that_is_forgotten_leaves_no_threads(cache: PixelCache) -> None:
+    before = threading.active_count()
+    running = Loader(cache, range(23), Stamp(), batch_size=2, threads=3).epoch(0)
+    next(running)
+    assert threading.active_count() > before
+    del running
+    assert threading.active_count() == before

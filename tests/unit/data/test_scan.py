@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.data import from_paths, scan_folder, shown
-from headstart.data.scan import has_picture_name, is_junk, natural
+from headstart.data.classes import natural
+from headstart.data.scan import has_picture_name, is_junk
 from headstart.errors import DataError, HeadstartError, InputMissingError
 
 MakeFolder = Callable[..., Path]

@@ -28,7 +28,7 @@ class Corner:
 @pytest.fixture
 def audited(make_folder: MakeFolder) -> PixelCache:
     """Six good pictures that were looked at, none of which is kept in memory."""
-    cache = PixelCache(scan_folder(make_folder({"a": 3, "b": 3})), short_side=16, budget_bytes=0)
+    cache = PixelCache(scan_folder(make_folder({"a": 3, "b": 3})), short_side=16, mode="none")
     assert audit(cache).ok.all()
     return cache
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from headstart.data import Loader, PixelCache, Samples
 from headstart.errors import UsageError
 from headstart.models import ActivationSource, FeatureCache, TensorSource, materialise
+from headstart.ordering import Ordering
 from headstart.types import Batch, World
 
 
@@ -43,6 +45,26 @@ class Means:
         return pixels.mean((1, 2), dtype=np.float32)
 
 
+class Blank:
+    """A `Prepare` that gives one black pixel."""
+
+    size = (1, 1)
+    key = "blank"
+
+    def __call__(self, image: NDArray[np.uint8], sample_id: int, epoch: int) -> NDArray[np.uint8]:
+        return np.zeros((1, 1, 3), np.uint8)
+
+
+def unread(labels: NDArray[np.int64]) -> PixelCache:
+    """A cache of pictures that are nowhere on the disk."""
+    paths = tuple(f"{row}.jpg" for row in range(len(labels)))
+    split = np.full(len(labels), "train")
+    cache = PixelCache(Samples(Path("nowhere"), paths, labels, ("a", "b"), split), short_side=8)
+    for row in range(len(labels)):
+        cache.keep(row, np.zeros((1, 1, 3), np.uint8))
+    return cache
+
+
 def table(count: int, width: int = 3) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     features = np.arange(count * width, dtype=np.float32).reshape(count, width)
     return features, np.arange(count) % 2, np.arange(count) + 100
@@ -67,6 +89,16 @@ def test_a_source_is_computed_once_in_its_own_order_and_says_how_far_it_is() -> 
     np.testing.assert_array_equal(targets, source.order % 2)
     np.testing.assert_array_equal(features, Means()(source.pixels[source.order]))
     assert said == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_each_part_that_is_done_can_be_looked_at() -> None:
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    source = Pictures(10)
+    whole = materialise(source, Means(), on_part=lambda part: parts.append(tuple(map(np.copy, part))))
+    assert [len(part[2]) for part in parts] == [4, 8, 10]
+    for part in parts:
+        for ours, theirs in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(ours, theirs[: len(ours)])
 
 
 def test_no_picture_gives_no_features() -> None:
@@ -94,8 +126,9 @@ def test_every_row_comes_once_over_all_processes(
         batches = list(source.epoch(epoch))
         assert len(batches) == len(source)
         assert sum(map(len, batches)) == source.sample_count
-        assert all(len(batch) > 1 for batch in batches) or source.sample_count == 1 or batch_size == 1
-        assert all(len(batch) <= batch_size + 1 for batch in batches)
+        # With fewer than two samples for each process, one is left with none or a single one.
+        assert all(len(batch) > 1 for batch in batches) or count < 2 * ranks or batch_size == 1
+        assert all(len(batch) <= batch_size + 1 for batch in batches[:-1])
         for batch in batches:
             np.testing.assert_array_equal(batch.inputs, features[batch.index - 100])
             np.testing.assert_array_equal(batch.targets, targets[batch.index - 100])
@@ -124,19 +157,32 @@ def test_a_source_of_tables_that_do_not_match_is_refused() -> None:
         TensorSource(features, targets, index, batch_size=0)
 
 
+@pytest.mark.parametrize("ordering", [Ordering(), Ordering(shuffle=True), Ordering(True, "sampler")])
 @pytest.mark.parametrize(("count", "batch_size", "ranks"), [(50, 8, 1), (49, 8, 1), (33, 4, 2), (5, 1, 1)])
-def test_the_order_is_that_of_the_picture_loader(count: int, batch_size: int, ranks: int) -> None:
+def test_batches_are_those_of_the_picture_loader(
+    count: int, batch_size: int, ranks: int, ordering: Ordering
+) -> None:
     """A head on cached activations sees the samples as it would have seen them as pictures."""
-    from headstart.data.ordering import batch_bounds, order
-
+    features, _, index = table(count)
+    targets = np.r_[np.zeros(count - 3, np.int64), 1, 1, 1]
     for rank in range(ranks):
-        world = World(rank, ranks)
-        source = TensorSource(*table(count), batch_size=batch_size, shuffle=True, seed=3, world=world)
-        batches = [batch.index - 100 for batch in source.epoch(2)]
-        expected = order(count, seed=3, epoch=2, world=world)
-        np.testing.assert_array_equal(np.concatenate(batches), expected)
-        ends = batch_bounds(len(expected), batch_size)[1:]
-        np.testing.assert_array_equal(np.cumsum([len(batch) for batch in batches]), ends)
+        options = {"batch_size": batch_size, "ordering": ordering, "seed": 3, "world": World(rank, ranks)}
+        loader = Loader(unread(targets), range(count), Blank(), threads=0, **options)  # type: ignore[arg-type]
+        source = TensorSource(features, targets, index, **options)  # type: ignore[arg-type]
+        assert (len(source), source.sample_count) == (len(loader), loader.sample_count)
+        for ours, theirs in zip(source.epoch(2), loader.epoch(2), strict=True):
+            np.testing.assert_array_equal(ours.index - 100, theirs.index)
+            np.testing.assert_array_equal(ours.targets, theirs.targets)
+
+
+def test_a_source_can_be_shuffled_into_another_ordering() -> None:
+    targets = np.array([0, 0, 0, 0, 0, 1], np.int64)
+    features, _, index = table(6)
+    plain = TensorSource(features, targets, index, batch_size=4)
+    balanced = plain.shuffled(ordering=Ordering(balance="sampler"))
+    assert (plain.sample_count, balanced.sample_count, len(balanced)) == (6, 10, 3)
+    drawn = np.concatenate([np.asarray(batch.targets) for batch in balanced.epoch(0)])
+    assert np.bincount(drawn).tolist() == [5, 5]
 
 
 # ---- the cache -------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def finder(found: Row) -> Figure:
 
 def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure]:
     """Losses, metric and rates over the epochs of the run, with the steps marked."""
+    history = [row for row in history if not _is_part(row)]
     if not history:
         return []
     bands = _bands(history, steps)
@@ -123,6 +124,49 @@ def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure
         figures.append(Figure("Validation accuracy", drawing, (("accent", "after each epoch"),)))
     figures += _step_curves(history, limits, bands)
     return figures
+
+
+def _is_part(row: Row) -> bool:
+    """Whether a row is of a probe that had not seen all pictures."""
+    return bool(row.get("part"))
+
+
+def more_pictures(history: Sequence[Row], metric: str = "accuracy") -> Figure | None:
+    """How well the probe did with the first of the training pictures, and with more of them."""
+    rows = [
+        row for row in history if row.get("step") == 0 and row.get("pictures") and _complete_row(row, metric)
+    ]
+    if len(rows) < 2:
+        return None
+    name, share = metric.replace("_", " "), metric != "log_loss"
+    write = wording.percent if share else "{:.3g}".format
+    whiskers = [
+        charts.Whisker(
+            float(row["pictures"]),
+            row[metric],
+            row["low"],
+            row["high"],
+            f"{row['pictures']:,} pictures: {write(row[metric])}",
+        )
+        for row in rows
+    ]
+    line = charts.Series([each.x for each in whiskers], [each.value for each in whiskers], "accent")
+    limits = (whiskers[0].x / 1.5, whiskers[-1].x * 1.5)
+    axes = charts.Axes("training pictures", name, log_x=True, y_percent=share, x_range=limits)
+    words = (
+        f"{name.capitalize()} of the probe from {rows[0]['pictures']} pictures, {write(rows[0][metric])}, "
+        f"to {rows[-1]['pictures']}, {write(rows[-1][metric])}."
+    )
+    return Figure(
+        "What more pictures bring",
+        charts.line_chart(words, axes, [line], whiskers=whiskers),
+        caption=f"The probe on a part of the training pictures, with {wording.INTERVAL}: while it still "
+        "rises, more pictures help.",
+    )
+
+
+def _complete_row(row: Row, metric: str) -> bool:
+    return all(row.get(name) is not None for name in (metric, "low", "high"))
 
 
 def _loss_curves(

@@ -44,7 +44,7 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "data": _data(summary),
         "augmentation": pictures.file("augmentation.jpg"),
         "finders": [figures.finder(each) for each in summary.get("finders") or []],
-        "curves": figures.training_curves(run.history, run.steps),
+        "curves": _curves(run),
         "metrics": _metric_rows(summary),
         "classes": _class_rows(run),
         "looked_at": len(looked_at) if looked_at is not None else 0,
@@ -57,6 +57,11 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "plan": run.plan,
         "wording": wording,
     }
+
+
+def _curves(run: RunFolder) -> list[figures.Figure]:
+    growth = figures.more_pictures(run.history)
+    return [*figures.training_curves(run.history, run.steps), *([growth] if growth else [])]
 
 
 def _title(summary: Mapping[str, Any]) -> str:

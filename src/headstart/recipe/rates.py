@@ -1,0 +1,126 @@
+"""How fast a phase learns and how long: the finder, the ratio between groups, the budget of time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from headstart.recipe.clock import spoken
+from headstart.recipe.result import StepResult
+from headstart.training import Phase
+
+if TYPE_CHECKING:
+    from headstart.recipe.steps import EightSteps
+    from headstart.training import FinderResult
+
+DEFAULT_RATE = 1e-3
+LOWEST_RATE = 5e-4
+HIGHEST_RATE = 1e-2
+BELOW_RISE = 5.0
+
+
+def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
+    """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""
+    if steps.clock.budget is None:
+        return phase
+    learner = steps.learner.precompute() if phase.precompute else steps.learner
+    epoch = learner.seconds_per_step() * steps.data.steps_per_epoch
+    seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
+    # What follows the phase costs about a third of a training step for each picture and view.
+    views = 1 + len(steps.data.views)
+    reserve = 5 + epoch * seen * views / (3 * len(steps.data.rows("train")))
+    left = steps.clock.left(reserve)
+    shorter = phase
+    while shorter.epochs * epoch > left and shorter.epochs > 1:
+        shorter = shorter.scaled(max(1, shorter.epochs - 1) / shorter.epochs)
+    if shorter.epochs * epoch > left:
+        steps.narrator.say(f"  no time is left for {phase.name} ({spoken(epoch)} an epoch): skipped")
+        return None
+    if shorter.epochs < phase.epochs:
+        steps.narrator.say(
+            f"  {phase.epochs} epochs would take {spoken(phase.epochs * epoch)}: "
+            f"cut to {shorter.epochs} to keep the budget"
+        )
+    return shorter
+
+
+def choose_ratio(steps: EightSteps) -> float:
+    """Return how many times lower each earlier group's rate is than the next, and say why."""
+    started = time.monotonic()
+    skill = 0.0 if steps.first is None else steps.first.skill
+    if steps.rate_ratio is not None:
+        ratio, why = steps.rate_ratio, "as asked for"
+    elif skill >= 0.8:
+        ratio = 10.0
+        why = f"frozen features alone go {skill:.0%} of the way from guessing to perfect"
+    else:
+        ratio = 3.0
+        why = f"frozen features alone go only {skill:.0%} of the way: the body must change more"
+    reason = "Early layers see edges and colours, which any pictures share: they need the least change."
+    steps.narrator.step(6, "Lower rates for earlier groups", reason)
+    outcome = f"each group at 1/{ratio:g} of the rate of the next ({why})"
+    steps.record(StepResult(6, "Lower rates", reason, None, outcome, time.monotonic() - started))
+    return ratio
+
+
+def with_rates(steps: EightSteps, phase: Phase, ratio: float) -> Phase:
+    """Return the phase with a rate for each group, found where the plan leaves it open.
+
+    The finder runs once for each line and size: a rate stays good while these stay.
+    """
+    if phase.learning_rate is not None:
+        return phase
+    place = (steps.learner.model.frozen_line, steps.learner.data.image_size)
+    if place not in steps.found_rates:
+        steps.found_rates[place] = _find_rate(steps, phase, ratio)
+    rate, groups = steps.found_rates[place], len(steps.learner.model.group_starts)
+    rates = tuple(rate * ratio ** (number + 1 - groups) for number in range(groups))
+    return replace(phase, learning_rate=rates)
+
+
+def _find_rate(steps: EightSteps, phase: Phase, ratio: float) -> float:
+    whole = phase.frozen_to == 0
+    reason = "The highest rate at which the loss still clearly improves."
+    title = "Learning-rate finder" + (", again" if steps.finders else "")
+    step = 7 if whole and not steps.body.from_scratch else 2
+    steps.narrator.step(step, title, reason)
+    started = time.monotonic()
+    groups = len(steps.learner.model.group_starts)
+    learner = steps.learner.precompute() if phase.precompute else steps.learner
+    # With the whole network each step costs; an epoch of them, or thirty, must do.
+    iterations = max(30, min(100, steps.data.steps_per_epoch)) if whole else 100
+    found = learner.lr_find(
+        [ratio ** (number + 1 - groups) for number in range(groups)],
+        iterations=iterations,
+        start=1e-6 if whole else 1e-7,
+    )
+    rate, why = _choose_rate(found)
+    steps.finders.append(
+        {
+            "step": step,
+            "title": f"{title}: {phase.name}",
+            "rates": found.rates.tolist(),
+            "losses": found.losses.tolist(),
+            "smoothed": found.smoothed.tolist(),
+            "suggestions": dict(found.suggestions),
+            "chosen": rate,
+            "note": why,
+        }
+    )
+    outcome = f"{rate:.1e} for the head: {why}"
+    steps.record(StepResult(step, title, reason, None, outcome, time.monotonic() - started))
+    return rate
+
+
+def _choose_rate(found: FinderResult) -> tuple[float, str]:
+    """Return the rate for the head, and why.
+
+    From the probe's optimum the loss can often only rise; then the rate stays well below that.
+    """
+    if found.valley is not None and LOWEST_RATE <= found.valley <= HIGHEST_RATE:
+        return found.valley, "the valley of the curve"
+    if found.rises is not None:
+        rate = min(HIGHEST_RATE, max(LOWEST_RATE, found.rises / BELOW_RISE))
+        return rate, f"the loss rises from {found.rises:.1e} on, so {rate / found.rises:.2g} of that"
+    return DEFAULT_RATE, f"the default, since {found.note or 'the curve has no valley'}"
