@@ -1,13 +1,13 @@
-"""Claim: decoding a JPEG whole costs at most a ninth more than bare OpenCV, and an audit half a second more
-than threads alone would.
+"""Claim: decoding whole JPEGs reaches 90 % of bare OpenCV's speed; the audit's children cost at most 1 s.
 
     python benchmarks/decode.py [--n 7] [--shared ../shared]
 
 The pictures are the originals of `flowers`, their bytes already in memory, one thread:
 `headstart.data.decode` (strict, upright, RGB), `cv2.imdecode` (which fills what is missing with grey) and
 Pillow, in turn. Seconds are those of the processor, so that other work on the machine counts for none of
-them. Then the audit of `catsdogs` by the clock: the first one, in child processes; the same pictures in
-threads alone; another one that knows them; and one that wants no pixels.
+them. Then the audit of `catsdogs`, in seconds of all its processors, children's too: the first one, in child
+processes; the same pictures in threads alone; another one that knows them; and one that wants no pixels. On
+two processors half of them is what one waits for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from headstart.data import PixelCache, audit, decode, scan_folder
 
 CLAIM = (
     "decoding whole JPEGs reaches at least 90 % of the speed of bare OpenCV (one thread, flowers), "
-    "and the audit in child processes takes at most 0.5 s longer than in threads (catsdogs)"
+    "and the audit in child processes costs at most 1 s of processor time more than in threads (catsdogs)"
 )
 
 
@@ -90,7 +90,7 @@ def threads_alone(cache: PixelCache) -> None:
 
 
 def auditing(shared: Path, rounds: int) -> dict[str, list[float]]:
-    """Seconds by the clock of each kind of audit, a number for each round."""
+    """Seconds of all processors that each kind of audit takes, a number for each round."""
     samples = scan_folder(shared / "data" / "catsdogs")
     kinds: dict[str, Callable[[PixelCache], object]] = {
         "threads alone": threads_alone,
@@ -103,11 +103,17 @@ def auditing(shared: Path, rounds: int) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["HEADSTART_CACHE"] = folder
             for name, kind in kinds.items():
-                start = time.perf_counter()
+                start = processor_seconds()
                 kind(PixelCache(samples, short_side=256))
                 if number > 0:
-                    found[name].append(time.perf_counter() - start)
+                    found[name].append(processor_seconds() - start)
     return found
+
+
+def processor_seconds() -> float:
+    """What this process and all its children that have ended took."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def main() -> None:
@@ -122,7 +128,7 @@ def main() -> None:
     decoders = decoding(options.shared, options.n)
     audits = auditing(options.shared, options.n)
     spreads = {f"{name}, ms": spread(values) for name, values in decoders.items()}
-    spreads |= {f"{name}, s": spread(values) for name, values in audits.items()}
+    spreads |= {f"{name}, processor s": spread(values) for name, values in audits.items()}
     ratios = [
         bare / ours
         for bare, ours in zip(decoders["bare cv2.imdecode"], decoders["headstart.data.decode"], strict=True)
@@ -132,10 +138,10 @@ def main() -> None:
     ]
     results = {
         "speed beside bare OpenCV": spread(ratios),
-        "seconds that the children cost": spread(extra),
+        "processor seconds that the children cost": spread(extra),
         "holds": {
             "decode": spread(ratios)["median"] >= 0.9,
-            "audit": spread(extra)["median"] <= 0.5,
+            "audit": spread(extra)["median"] <= 1.0,
         },
     }
     write_row(CLAIM, results, n=options.n, name="decode", spreads=spreads, folder=options.results)

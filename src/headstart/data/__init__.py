@@ -3,6 +3,7 @@
 from headstart.data.archives import from_zip
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
+from headstart.data.children import DecodingChildren
 from headstart.data.duplicates import Duplicates, find_duplicates
 from headstart.data.findings import Finding, Findings, findings
 from headstart.data.grouping import merge_groups
@@ -26,6 +27,7 @@ __all__ = [
     "Audit",
     "Colours",
     "Decoded",
+    "DecodingChildren",
     "Duplicates",
     "Entry",
     "Finding",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -163,10 +163,10 @@ def audit(
     decoded in threads (with `keep_pixels=False`, not at all), bytes known to be bad not again.
 
     `threads`: how many pictures are looked at side by side (None: one for each processor; 0: in the
-    caller's own thread, with one child all the same). `children`: which to use, in place of own ones that
-    end with the audit. `on_progress`: called in the caller's thread with (done, all). Bad pictures are
-    recorded, not raised; whatever the number of threads the result is the same. Raises `StorageError`
-    where no child can be started.
+    caller's own thread, with one child all the same). `children`: which to use, made for the same short
+    side, limits and colours; without them the audit starts its own, which end with it. `on_progress`:
+    called in the caller's thread with (done, all). Bad pictures are recorded, not raised; whatever the
+    number of threads the result is the same. Raises `StorageError` where no child can be started.
     """
     count = thread_count(threads)
     # A child takes as long to start as it does for some 120 pictures of 500 x 400.
@@ -178,8 +178,9 @@ def audit(
     )
     known = Verdicts.open(short_side=cache.short_side, limits=cache.limits, colours=cache.colours)
     verdicts: list[_Verdict] = []
-    with own, closing(known):
-        for verdict in _in_order(_Look(cache, known, children or own, keep_pixels), len(cache), count):
+    look = _Look(cache, known, children or own, keep_pixels)
+    with own, closing(known), closing(_in_order(look, len(cache), count)) as found:
+        for verdict in found:
             verdicts.append(verdict)
             if on_progress:
                 on_progress(len(verdicts), len(cache))
@@ -193,7 +194,7 @@ def audit(
     )
 
 
-def _in_order(look: _Look, rows: int, threads: int) -> Iterator[_Verdict]:
+def _in_order(look: _Look, rows: int, threads: int) -> Generator[_Verdict, None, None]:
     """Yield the verdicts in the order of the rows."""
     if threads == 0:
         yield from map(look, range(rows))

@@ -90,9 +90,11 @@ def failure(children: DecodingChildren, data: bytes) -> DataError:
 def test_a_decoder_that_fails_is_named_and_the_next_picture_is_fine(
     hostile: DecodingChildren, number: int, code: str, words: str, lasting: bool
 ) -> None:
+    hostile.decode(GOOD)  # so that its child is there
     start = time.monotonic()
     error = failure(hostile, spell(number))
-    assert time.monotonic() - start < 10
+    if code == "DECODE_TIMEOUT":
+        assert 1.0 <= time.monotonic() - start < 5
     assert error.code == code
     assert words in error.message
     assert getattr(error, "lasting", True) is lasting
@@ -174,7 +176,7 @@ def test_closing_ends_a_child_that_hangs_at_once() -> None:
         children.close()
         with pytest.raises(CancelledError):
             asked.result()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
     assert child_processes() == before
 
 
@@ -266,18 +268,19 @@ def test_a_crash_is_remembered_and_a_timeout_tried_again(
 
 def test_an_interrupted_audit_leaves_neither_threads_nor_children(cursed: Path) -> None:
     before, threads = child_processes(), threading.active_count()
+    interrupted = []
 
     def interrupt(done: int, total: int) -> None:
+        interrupted.append(time.monotonic())
         raise KeyboardInterrupt
 
     cache = PixelCache(scan_folder(cursed), short_side=16)
-    start = time.monotonic()
     with (
         DecodingChildren(short_side=16, count=2, command=HOSTILE) as hostile,
         pytest.raises(KeyboardInterrupt),
     ):
         audit(cache, threads=2, children=hostile, on_progress=interrupt)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - interrupted[0] < 3
     assert child_processes() == before
     time.sleep(0.1)
     assert threading.active_count() <= threads
