@@ -102,8 +102,8 @@ def choose_policy(shapes: Shapes, size: Size) -> tuple[Policy, str]:
     shape = f"{size[0]} x {size[1]}"
     if many <= 0.25:
         middle = float(np.median(lost))
-        taken = f"it takes away {middle:.0%} of the middle picture, more than half of {many:.0%} of them"
-        return "crop", f"crop to {shape}: {taken}"
+        lose = f"the middle picture loses {middle:.0%}, and {many:.0%} of all lose more than half"
+        return "crop", f"crop to {shape}: {lose}"
     middle_aspect = float(np.median(shapes.aspect))
     away = np.maximum(shapes.aspect / middle_aspect, middle_aspect / shapes.aspect)
     reason = f"a crop would take more than half of {many:.0%} of the pictures"
