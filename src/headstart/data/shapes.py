@@ -88,11 +88,13 @@ def choose_policy(shapes: Shapes, size: Size) -> tuple[Policy, str]:
     """Return how pictures should be brought to `size` (height, width), and why, in one line.
 
     `crop` keeps shapes true and things large, and is what pretrained weights were evaluated with; of
-    photographs (3:2, 4:3) it takes a quarter to a third, mostly background. Where more than a quarter of
-    the pictures would lose more than half of themselves (beyond 2:1 for a square), what is to be seen is
-    itself often cut. Then, where pictures are shaped alike (nine in ten within a quarter of the middle
-    one's aspect), `squish` stretches all of them the same way, which a network can learn, and wastes no
-    pixel; where they differ, so that things would be stretched this way in one and that way in another,
+    photographs (3:2, 4:3) it takes a quarter to a third, mostly background: a probe on mobilenetv2_100
+    at 128 pixels had 86.9 % on 160 flowers, by squish 80.6 % and by pad 84.4 %, and on 300 cats and dogs
+    96.0, 93.3 and 93.3 %. Where more than a quarter of the pictures would lose more than half of
+    themselves (beyond 2:1 for a square), what is to be seen is itself often cut. Then, where pictures
+    are shaped alike (nine in ten within a quarter of the middle one's aspect), `squish` stretches all of
+    them the same way, which a network can learn, and wastes no pixel; where they differ, so that things
+    would be stretched this way in one and that way in another,
     `pad` leaves them as they are.
     """
     if not len(shapes.height):
@@ -102,8 +104,8 @@ def choose_policy(shapes: Shapes, size: Size) -> tuple[Policy, str]:
     shape = f"{size[0]} x {size[1]}"
     if many <= 0.25:
         middle = float(np.median(lost))
-        taken = f"it takes away {middle:.0%} of the middle picture, more than half of {many:.0%} of them"
-        return "crop", f"crop to {shape}: {taken}"
+        lose = f"the middle picture loses {middle:.0%}, and {many:.0%} of all lose more than half"
+        return "crop", f"crop to {shape}: {lose}"
     middle_aspect = float(np.median(shapes.aspect))
     away = np.maximum(shapes.aspect / middle_aspect, middle_aspect / shapes.aspect)
     reason = f"a crop would take more than half of {many:.0%} of the pictures"
