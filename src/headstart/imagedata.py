@@ -68,6 +68,7 @@ class ImageData:
         path: str | Path,
         *,
         image_size: int | str | Size = 224,
+        largest_size: int | str | Size | None = None,
         augment: Augmentation | None = None,
         valid: float = 0.2,
         test: float = 0.0,
@@ -84,7 +85,8 @@ class ImageData:
 
         Unreadable pictures are left out before the split (`data.audit` names them). Class folders
         are split by class, `valid` and `test` being fractions; byte-identical pictures stay on one
-        side. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class
+        side. `largest_size`: the largest that `resize` will ask for, so that pictures are decoded once.
+        `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class
         is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
@@ -92,6 +94,7 @@ class ImageData:
         return cls.from_samples(
             scan_folder(Path(path), drop_empty_classes=drop_empty_classes),
             image_size=image_size,
+            largest_size=largest_size,
             augment=augment,
             valid=valid,
             test=test,
@@ -110,6 +113,7 @@ class ImageData:
         samples: Samples,
         *,
         image_size: int | str | Size = 224,
+        largest_size: int | str | Size | None = None,
         augment: Augmentation | None = None,
         valid: float = 0.2,
         test: float = 0.0,
@@ -129,7 +133,9 @@ class ImageData:
             )
         size = parse_size(image_size)
         Ordering(balance=balance)  # an unknown one is refused before any picture is looked at
-        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
+        largest = size if largest_size is None else parse_size(largest_size)
+        short_side = max(_short_side(each, 0.875) for each in (size, largest))
+        pixels = PixelCache(samples, short_side=short_side, mode=cache)
         seen = audit_pictures(pixels, threads=threads, on_progress=on_progress)
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
+    from headstart.types import Size
 
 app = typer.Typer(
     name="headstart",
@@ -115,6 +116,7 @@ def _data(
     test: float,
     seed: int,
     threads: int | None,
+    largest_size: Size | None = None,
     balance: str = "none",
     cache: str = "auto",
     max_bad: int | None = None,
@@ -132,6 +134,7 @@ def _data(
             test=test,
             seed=seed,
             threads=threads,
+            largest_size=largest_size,
             balance=balance,  # type: ignore[arg-type]  # an unknown one is refused with the choices
             cache=cache,  # type: ignore[arg-type]
             max_bad=max_bad,
@@ -212,6 +215,7 @@ def train(
         test=test,
         seed=seed,
         threads=threads,
+        largest_size=recipe.largest_size(chosen_plan),
         balance=balance,
         cache=cache,
         max_bad=max_bad,

@@ -6,7 +6,7 @@ from headstart.recipe.clock import parse_duration
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result, StepResult
-from headstart.recipe.run import forecast, make_plan, prepare_folder, run_steps, train
+from headstart.recipe.run import forecast, largest_size, make_plan, prepare_folder, run_steps, train
 from headstart.recipe.steps import Body
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TerminalNarrator",
     "eight_steps",
     "forecast",
+    "largest_size",
     "make_plan",
     "parse_duration",
     "prepare_folder",
