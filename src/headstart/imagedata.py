@@ -80,6 +80,7 @@ class DataOptions(AuditedOptions, total=False):
     """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
 
     cache: CacheMode
+    largest_size: int | str | Size | None
     limit: int | None
     quarantine: Path | None
     on_progress: OnProgress | None
@@ -141,7 +142,8 @@ class ImageData:
 
         Unreadable pictures are left out before the split (`data.audit` names them), and those that the
         list `quarantine` names are not even looked at. Class folders are split by class, `valid` and
-        `test` being fractions; pictures that are the same, or nearly, stay on one side. `resize`: what
+        `test` being fractions; pictures that are the same, or nearly, stay on one side. `largest_size`:
+        the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what
         becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
         all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
         class is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
@@ -237,6 +239,7 @@ class ImageData:
         samples: Samples,
         *,
         cache: CacheMode = "auto",
+        largest_size: int | str | Size | None = None,
         limit: int | None = None,
         quarantine: Path | None = None,
         on_progress: OnProgress | None = None,
@@ -251,8 +254,9 @@ class ImageData:
             samples = without_quarantined(samples, quarantine)
         if limit is not None:
             samples = limit_samples(samples, limit, seed=options.get("seed", 0))
-        size = parse_size(options.get("image_size", 224))
-        pixels = PixelCache(samples, short_side=_short_side(size, 0.875), mode=cache)
+        size = options.get("image_size", 224)
+        short_side = max(_short_side(parse_size(each), 0.875) for each in (size, largest_size or size))
+        pixels = PixelCache(samples, short_side=short_side, mode=cache)
         seen = audit_pictures(pixels, threads=options.get("threads"), on_progress=on_progress)
         return cls.from_audit(pixels, seen, **options)
 

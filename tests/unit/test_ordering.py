@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from headstart import ordering
 from headstart.errors import UsageError
 from headstart.ordering import (
     EpochOrder,
@@ -205,6 +206,16 @@ def test_a_weight_of_zero_is_never_drawn_and_ranks_share_the_draws(
     ]
 
 
+@pytest.mark.parametrize(("word", "position"), [(0, 1), (2**64 - 1, 2)])
+def test_a_weight_of_zero_is_not_drawn_even_at_the_ends(
+    word: int, position: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "_raw", lambda count, seed, epoch: np.full(count, word, np.uint64))
+    for scale in (1, 1e-300, 0.1, 3e5):
+        drawn = weighted_order(np.array([0, 1, 1, 0]) * scale, seed=0, epoch=0).positions
+        assert set(drawn.tolist()) == {position}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_each_row_is_drawn_as_often_as_its_weight_says(seed: int) -> None:
     weights = np.array([0, 1, 2, 4, 0, 13, 0.5])
@@ -213,19 +224,20 @@ def test_each_row_is_drawn_as_often_as_its_weight_says(seed: int) -> None:
     assert (abs(times - 20_000 * chance) <= 6 * np.sqrt(20_000 * chance * (1 - chance))).all()
 
 
-@given(SEEDS, st.integers(0, 1000), st.sampled_from([Ordering(True), Ordering(True, "sampler"), "weights"]))
-def test_every_ordering_is_determined_by_seed_and_epoch(
-    seed: int, epoch: int, ordering: Ordering | str
-) -> None:
+ORDERINGS = st.sampled_from(
+    [Ordering(True), Ordering(True, "sampler"), Ordering(weights=np.linspace(1, 2, 39))]
+)
+
+
+@given(SEEDS, st.integers(0, 1000), ORDERINGS)
+def test_every_ordering_is_determined_by_seed_and_epoch(seed: int, epoch: int, chosen: Ordering) -> None:
     labels = np.array([0] * 30 + [1] * 9)
-    if isinstance(ordering, str):
-        ordering = Ordering(weights=np.linspace(1, 2, 39))
     first, again, later, other = (
-        ordering.epoch(labels, seed=chosen, epoch=when).positions.tolist()
-        for chosen, when in ((seed, epoch), (seed, epoch), (seed, epoch + 1), (seed ^ 1, epoch))
+        chosen.epoch(labels, seed=with_seed, epoch=when).positions.tolist()
+        for with_seed, when in ((seed, epoch), (seed, epoch), (seed, epoch + 1), (seed ^ 1, epoch))
     )
     assert first == again
-    assert len(first) == len(later) == ordering.count(labels)
+    assert len(first) == len(later) == chosen.count(labels)
     assert first != later
     assert first != other
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
     from headstart.training import Plan
+    from headstart.types import Size
 
 app = typer.Typer(
     name="headstart",
@@ -131,6 +132,7 @@ def _data(
     test: float,
     seed: int,
     threads: int | None,
+    largest_size: Size | None = None,
     balance: str = "none",
     cache: str = "auto",
     max_bad: int | None = None,
@@ -150,6 +152,7 @@ def _data(
             test=test,
             seed=seed,
             threads=threads,
+            largest_size=largest_size,
             balance=balance,  # type: ignore[arg-type]  # an unknown one is refused with the choices
             cache=cache,  # type: ignore[arg-type]
             max_bad=max_bad,
@@ -236,6 +239,7 @@ def train(
         test=test,
         seed=seed,
         threads=threads,
+        largest_size=recipe.largest_size(chosen_plan),
         balance=balance,
         cache=cache,
         max_bad=max_bad,

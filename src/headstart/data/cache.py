@@ -49,16 +49,18 @@ def _is_dear(decoded: Decoded) -> bool:
     return height * width >= (DEAR_JPEG if decoded.format == "JPEG" else DEAR_OTHER)
 
 
-def settings_key(short_side: int, limits: Limits, colours: Colours) -> str:
-    """Return a key of all that decides on a picture's pixels besides the bytes of its file."""
+def settings_key(short_side: int, *rules: Limits | Colours) -> str:
+    """Return a key of all that decides on a picture's pixels besides the bytes of its file.
+
+    `rules`: what else the decoder is given.
+    """
     return content_key(
         "pixels",
         DECODING_VERSION,
         [metadata.version(package) for package in ("pillow", "simplejpeg")],
         [field.name for field in dataclasses.fields(Decoded)],
         short_side,
-        dataclasses.asdict(limits),
-        dataclasses.asdict(colours),
+        [dataclasses.asdict(rule) for rule in rules],
     )
 
 
@@ -180,7 +182,10 @@ class PixelCache:
             disk.add(bytes.fromhex(sha256), decoded)
 
     def keep(self, row: int, pixels: Pixels) -> bool:
-        """Keep the pixels of a row in memory while the budget lasts; tell whether they are kept."""
+        """Keep the pixels of a row in memory while the budget lasts; tell whether they are kept.
+
+        They become read-only in any case: whoever gets them shares them.
+        """
         pixels.flags.writeable = False
         if self.mode not in ("auto", "memory"):
             return False

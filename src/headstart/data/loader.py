@@ -49,9 +49,9 @@ class Loader:
 
     `threads`: how many prepare pictures side by side (None: one for each processor; 0: none, all in the
     caller); they are started by each epoch and end with it, and from then on OpenCV keeps to one thread
-    of its own. The number of threads changes nothing in what the batches hold. At most three batches
-    are held at a time. With `ordered=False` they come as they are ready, so that one slow picture holds
-    up one batch and not all: for jobs where `index` tells what is what.
+    of its own. The number of threads changes nothing in what the batches hold. Three batches are made
+    ahead of the one that is used, never more. With `ordered=False` they come as they are ready, so that
+    one slow picture holds up one batch and not all: for jobs where `index` tells what is what.
 
     A failing picture raises its `DataError` in the consumer, at its batch; so does a `prepare` that
     fails (code PREPARE_FAILED), naming the file. The last batch may be smaller, but a last batch of one

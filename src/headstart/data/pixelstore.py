@@ -35,8 +35,8 @@ _SEGMENT_BYTES = 512 * 2**20
 _MOST_BYTES = 16 * 2**30
 _REFRESH_SECONDS = 1.0
 _ALIGNMENT = 64
-# Content (SHA-256), offset, height, width, length of the facts, digest.
-_RECORD = struct.Struct("<32sQIII16s")
+# Content (SHA-256), offset, height, width, channels, length of the facts, digest.
+_RECORD = struct.Struct("<32sQIIII16s")
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,17 @@ class _Entry(NamedTuple):
     offset: int
     height: int
     width: int
+    channels: int
     facts: int
     digest: bytes
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
+
+    @property
     def pixel_bytes(self) -> int:
-        return self.height * self.width * 3
+        return self.height * self.width * self.channels
 
 
 def default_disk_budget(folder: Path) -> int:
@@ -83,7 +88,7 @@ class PixelStore:
         self._read: dict[Path, int] = {}
         self._maps: dict[str, mmap.mmap] = {}
         self._sound: set[bytes] = set()
-        self._own = ""
+        self._own, self._own_bytes = "", 0
         self._closed_to_new = False
         self._looked = -_REFRESH_SECONDS
 
@@ -114,29 +119,34 @@ class PixelStore:
             return True
         if self._closed_to_new:
             return False
-        height, width = decoded.pixels.shape[:2]
         pixels, facts = np.ascontiguousarray(decoded.pixels), _facts_bytes(decoded)
         length = pixels.nbytes + len(facts)
         if length + _ALIGNMENT > self._segment_bytes:
             return False
-        digest = self._digest(content, height, width, pixels.data, facts)
+        digest = self._digest(content, pixels.shape, pixels.data, facts)
+        padding = bytes(-length % _ALIGNMENT)
+        height, width, channels = pixels.shape
         with self._lock:
             try:
                 if not self._has_room(length):
                     return False
-                padding = bytes(-length % _ALIGNMENT)
                 offset = _appended(self._path(self._own, "pixels"), pixels.data.cast("B"), facts + padding)
-                record = _RECORD.pack(content, offset, height, width, len(facts), digest)
-                _appended(self._path(self._own, "index"), record)
+                if offset != self._own_bytes:
+                    # Dropped by another process, or written by a fork, too: what is mapped is something else.
+                    self._own = ""
+                    return False
+                entry = _Entry(self._own, offset, height, width, channels, len(facts), digest)
+                _appended(self._path(self._own, "index"), _RECORD.pack(content, *entry[1:]))
             except OSError as error:
                 self._give_up(error)
                 return False
-            self._index[content] = _Entry(self._own, offset, height, width, len(facts), digest)
+            self._own_bytes = offset + length + len(padding)
+            self._index[content] = entry
             self._sound.add(content)
         return True
 
-    def _digest(self, content: bytes, height: int, width: int, *payload: bytes | memoryview) -> bytes:
-        head = f"{self.settings} {content.hex()} {height} {width};".encode()
+    def _digest(self, content: bytes, shape: tuple[int, ...], *payload: bytes | memoryview) -> bytes:
+        head = f"{self.settings} {content.hex()} {shape};".encode()
         digest = hashlib.sha256(head)
         for part in payload:
             digest.update(part)
@@ -149,11 +159,10 @@ class PixelStore:
             return None
         payload = memoryview(mapped)[entry.offset : entry.offset + length]
         if content not in self._sound:
-            if self._digest(content, entry.height, entry.width, payload) != entry.digest:
+            if self._digest(content, entry.shape, payload) != entry.digest:
                 return None
             self._sound.add(content)
-        flat = np.frombuffer(payload, np.uint8, entry.pixel_bytes)
-        pixels = flat.reshape(entry.height, entry.width, 3)
+        pixels = np.frombuffer(payload, np.uint8, entry.pixel_bytes).reshape(entry.shape)
         return _with_facts(pixels, bytes(payload[entry.pixel_bytes :]))
 
     def _mapped(self, segment: str, end: int) -> mmap.mmap | None:
@@ -200,14 +209,14 @@ class PixelStore:
 
     def _has_room(self, length: int) -> bool:
         """Make sure that this process's segment takes `length` bytes more, or begin another one."""
-        if self._own and self._held(self._own) + length + _ALIGNMENT <= self._segment_bytes:
+        if self._own and self._own_bytes + length + _ALIGNMENT <= self._segment_bytes:
             return True
         used = {entry.segment for content, entry in self._index.items() if content in self._sound}
         if sum(map(self._held, used)) + self._segment_bytes > self.budget_bytes:
             self._closed_to_new = True
             return False
         drop_least_recent(self.folder, self.budget_bytes - self._segment_bytes)
-        self._own = f"{self.settings}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._own, self._own_bytes = f"{self.settings}-{os.getpid()}-{os.urandom(4).hex()}", 0
         return True
 
     def _held(self, segment: str) -> int:

@@ -7,7 +7,7 @@ from headstart.recipe.flips import check_flips, probe_flips
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result, StepResult
-from headstart.recipe.run import forecast, make_plan, prepare_folder, run_steps, train
+from headstart.recipe.run import forecast, largest_size, make_plan, prepare_folder, run_steps, train
 from headstart.recipe.steps import Body
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_flips",
     "eight_steps",
     "forecast",
+    "largest_size",
     "make_plan",
     "parse_duration",
     "prepare_folder",

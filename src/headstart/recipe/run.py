@@ -43,12 +43,14 @@ def train(
     told = TerminalNarrator() if narrator is None else narrator
     source = data.samples.root if isinstance(data, ImageData) else Path(data)
     folder = prepare_folder(None if out is None else Path(out), source, force=force)
+    chosen = plan or make_plan(None, from_scratch=from_scratch, seed=seed)
     if not isinstance(data, ImageData):
         with told.progress("looking at every picture") as on_progress:
-            data = ImageData.from_folder(data, seed=seed, on_progress=on_progress)
+            data = ImageData.from_folder(
+                data, largest_size=largest_size(chosen), seed=seed, on_progress=on_progress
+            )
     for line in data.report_lines():
         told.say(line)
-    chosen = plan or make_plan(None, from_scratch=from_scratch, seed=seed)
     budget = parse_duration(time) if isinstance(time, str) else time
     return run_steps(
         data, chosen, Body(arch, weights, from_scratch), folder, told, budget=budget, device=device
@@ -70,6 +72,11 @@ def make_plan(
     return eight_steps(
         cycles=cycles, epochs=epochs, sizes=sizes, from_scratch=from_scratch, settings=Settings(seed=seed)
     )
+
+
+def largest_size(plan: Plan) -> Size | None:
+    """Return the largest size that a phase of the plan asks for, or None where none asks for one."""
+    return max((phase.image_size for phase in plan if phase.image_size), key=max, default=None)
 
 
 def prepare_folder(out: Path | None, source: Path, *, force: bool = False) -> RunFolder:

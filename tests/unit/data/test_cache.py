@@ -196,6 +196,16 @@ def test_what_somebody_else_decoded_can_be_kept_and_found(folder: Path, decoded:
     assert decoded == []
 
 
+def test_rows_that_are_taken_find_their_pixels_without_reading_the_file_again(
+    folder: Path, decoded: list[int]
+) -> None:
+    pixels = PixelCache(scan_folder(folder), short_side=20, mode="disk", disk_bytes=10**8)
+    expected = pixels.pixels(3).copy()
+    pixels.samples.file(3).unlink()
+    assert np.array_equal(pixels.take([1, 3]).pixels(1), expected)
+    assert np.array_equal(pixels.resized(20).pixels(3), expected)
+
+
 def test_another_size_finds_what_was_decoded_for_it_alone(folder: Path, decoded: list[int]) -> None:
     pixels = PixelCache(scan_folder(folder), short_side=20, mode="disk", disk_bytes=10**8)
     assert pixels.pixels(0).shape == (20, 25, 3)

@@ -59,6 +59,12 @@ def store(tmp_path: Path) -> PixelStore:
     return PixelStore("key", folder=tmp_path, budget_bytes=10**8)
 
 
+def test_grey_pictures_keep_their_one_channel(store: PixelStore) -> None:
+    grey = Decoded(decoded(1).pixels[..., :1], (SIDE, SIDE), "PNG")  # strided, too
+    store.add(content(1), grey)
+    assert same(again(store).find(content(1)), grey)
+
+
 def again(store: PixelStore) -> PixelStore:
     """Another process's view of the same folder."""
     return PixelStore(store.settings, folder=store.folder, budget_bytes=store.budget_bytes)
@@ -250,6 +256,20 @@ def test_what_was_not_used_for_longest_goes_and_what_is_in_use_stays(tmp_path: P
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= budget
     # What was mapped before it was dropped can still be read.
     assert same(reader.find(content(0)), decoded(0))
+
+
+def test_a_segment_that_another_process_dropped_is_not_mistaken_for_its_successor(store: PixelStore) -> None:
+    store.add(content(1), decoded(1))
+    first = store.find(content(1))
+    for path in store.folder.iterdir():
+        path.unlink()
+    assert not store.add(content(2), decoded(2))  # noticed here …
+    assert store.add(content(3), decoded(3))  # … and begun anew
+    assert store.find(content(2)) is None
+    for seen in (store, again(store)):
+        assert same(seen.find(content(3)), decoded(3))
+    assert first is not None
+    assert np.array_equal(first.pixels, decoded(1).pixels)
 
 
 def test_a_picture_larger_than_a_segment_is_not_kept(tmp_path: Path) -> None:
