@@ -60,8 +60,10 @@ SIZES = {"frozen": 224, "unfrozen": 128}
 VIEWS = ("headstart", "fastai")
 OWN_VIEW = {"headstart": "headstart", "fastai": "fastai", "none": "headstart"}
 ALLOWED_LOSS = 0.01
-# Rates for all arms. On a fold of another seed, see README.
-FROZEN_EPOCHS, FROZEN_RATE = 4, 3e-3
+# Rates for all arms: fastai's defaults. On a fold of another seed the frozen head with side_on reached
+# 90.6 % and 98.8 % with 1e-3, 88.8 % and 96.3 % with 3e-3, 86.9 % and 96.3 % with 1e-2 (160 flowers, 80 ants
+# and bees, n = 1).
+FROZEN_EPOCHS, FROZEN_RATE = 4, 1e-3
 UNFROZEN_EPOCHS, UNFROZEN_RATE = 3, 2e-3
 
 

@@ -11,8 +11,8 @@ the frozen features of the other pictures, prepared by headstart. Both sides go 
 uint8: timm's transform is taken before its last step, which is checked to be no more than ÷255 and
 standardising. So nothing differs but the preparation. What a change of preparation does that nobody would
 call the same, headstart's own view without the crop (crop fraction 1), stands beside as a control. At 224
-hardly any of these pictures is large enough to be reduced while it is decoded; at 112, measured beside, many
-are, and the row says how many.
+none of these pictures is large enough to be reduced while it is decoded (its short side would have to be
+512); at 112, measured beside, three quarters are.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ JUDGED = {"catsdogs": 600, "flowers": 450, "aerial": 200, "dog_breeds": 600, "an
 ALL_JUDGED = sum(JUDGED.values())
 LIMIT = 0.005
 BATCH = 64
-CLAIMED_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def main() -> None:
         "--weights", type=Path, default=shared_folder() / "weights" / f"{ARCHITECTURE}.safetensors"
     )
     parser.add_argument("--pictures", type=int, default=ALL_JUDGED, help="fewer only to try it")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[CLAIMED_SIZE, 112])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 112])
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     results: dict[str, Any] = {}
@@ -206,9 +205,8 @@ def main() -> None:
     for size in options.sizes:
         results[f"size {size}"], found = compare_all(size, options.pictures, options.weights)
         spreads.update(found)
-    claimed = results.get(f"size {CLAIMED_SIZE}")
-    if claimed is not None:
-        results["holds"] = claimed["share_changed"] < LIMIT
+    # The claim is the one of 224; at 112 the line says whether it would hold for pictures that are reduced.
+    results["holds"] = {size: row["share_changed"] < LIMIT for size, row in results.items()}
     write_row(
         CLAIM,
         results,
