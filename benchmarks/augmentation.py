@@ -16,7 +16,8 @@ little.
 `frozen`: four epochs of the head on the frozen body, at 224. `unfrozen`: `fine_tune(3)` of the whole
 network, at 128. The held-out fold chooses nothing: the last weights count. Each fit is judged in two views,
 headstart's evaluation view and fastai's, because a classifier does best on pictures prepared as it was
-trained. What is claimed takes for each arm the view of its own library; the same view for both stands beside.
+trained. What is claimed takes headstart's arm in headstart's view, and fastai's arm in the view in which it
+is the better one; each in its own view and both in the same stand beside.
 
 Each fit is a file, `DIR/<mode>/<dataset>_seed<s>_fold<f>_<arm>.json`; those that exist are skipped, so a
 killed run goes on where it was. No times are compared: fits may run beside other work.
@@ -59,6 +60,7 @@ ARMS = ("headstart", "fastai", "none")
 SIZES = {"frozen": 224, "unfrozen": 128}
 VIEWS = ("headstart", "fastai")
 OWN_VIEW = {"headstart": "headstart", "fastai": "fastai", "none": "headstart"}
+CLAIMED = "headstart in its own view - fastai in its better view"
 ALLOWED_LOSS = 0.01
 # Rates for all arms: fastai's defaults. On a fold of another seed the frozen head with side_on reached
 # 90.6 % and 98.8 % with 1e-3, 88.8 % and 96.3 % with 3e-3, 86.9 % and 96.3 % with 1e-2 (160 flowers, 80 ants
@@ -276,12 +278,14 @@ def estimates_of(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str
     """Accuracies and differences with their intervals; pictures are drawn, each with all its seeds."""
     order_of = sorted(found["none, headstart"])
     means = {name: np.array([np.mean(pictures[key]) for key in order_of]) for name, pictures in found.items()}
-    own = {arm: means[f"{arm}, {OWN_VIEW[arm]}"] for arm in ARMS}
+    best = max((means[f"fastai, {view}"] for view in VIEWS), key=lambda values: float(values.mean()))
+    ours, plain = means["headstart, headstart"], means["none, headstart"]
     series = {
-        **own,
-        "headstart - fastai": own["headstart"] - own["fastai"],
-        "none - fastai": own["none"] - own["fastai"],
-        "headstart - none": own["headstart"] - own["none"],
+        **{name.replace(", ", " in the view of "): values for name, values in means.items()},
+        CLAIMED: ours - best,
+        "headstart - fastai, each in its own view": ours - means["fastai, fastai"],
+        "headstart - none, both in the view of headstart": ours - plain,
+        "none in the view of headstart - fastai in its better view": plain - best,
     }
     for view in VIEWS:
         series[f"headstart - fastai, both in the view of {view}"] = (
@@ -325,8 +329,9 @@ def report(options: argparse.Namespace) -> None:
             estimates = estimates_of(pooled)
             results[f"{mode}, pooled"] = {
                 "pictures": len(pooled["none, headstart"]),
+                "complete": all(results.get(f"{mode}, {name}", {}).get("complete") for name in DATASETS),
                 "accuracy": estimates,
-                "not worse by more than a point": estimates["headstart - fastai"]["low"] >= -ALLOWED_LOSS,
+                "not worse by more than a point": estimates[CLAIMED]["low"] >= -ALLOWED_LOSS,
             }
     if not results:
         raise SystemExit(f"no fold that all arms have finished in {options.into}")
