@@ -13,8 +13,8 @@ import numpy as np
 
 from headstart.data.formats import sniff
 from headstart.data.samples import Samples
-from headstart.data.scan import PICTURE_SUFFIXES
 from headstart.data.shards import CONTENTS
+from headstart.data.walk import PICTURE_SUFFIXES
 from headstart.errors import UsageError
 from headstart.storage import folder_written_whole, write_json
 from headstart.types import Task

@@ -28,8 +28,8 @@ from headstart.data.remote import (
 )
 from headstart.data.rows import Rules, group_numbers, rows_of, settle
 from headstart.data.samples import Samples, shown
-from headstart.data.scan import PICTURE_SUFFIXES
 from headstart.data.tar import Member, ReadAt, tar_members
+from headstart.data.walk import PICTURE_SUFFIXES
 from headstart.errors import DataError, HeadstartError, InputMissingError, UsageError
 
 CONTENTS = "shards.json"
