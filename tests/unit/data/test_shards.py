@@ -128,6 +128,14 @@ def test_the_same_samples_give_the_same_bytes(make_folder: MakeFolder, tmp_path:
         write_shards(samples, tmp_path / "three", pictures_per_shard=0)
 
 
+def test_nobodys_pictures_are_replaced_by_shards(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"a": 2, "b": 2})
+    for folder in (root, root / "a"):
+        with pytest.raises(OutputError, match=r"which shards would replace"):
+            write_shards(scan_folder(root), folder, replace=True)
+    assert len(list(root.rglob("*.png"))) == 4
+
+
 def test_a_picture_that_cannot_be_read_leaves_no_shards(make_folder: MakeFolder, tmp_path: Path) -> None:
     root = make_folder({"a": 2, "b": 2})
     samples = scan_folder(root)
