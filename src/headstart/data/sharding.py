@@ -38,9 +38,9 @@ def write_shards(
     of shards understand; `shards.json` lists the classes. The same samples always give the same bytes, and
     `from_shards` gives the same rows, ids, labels and order. The folder appears whole or not at all.
 
-    Raises `OutputError` when the folder exists and `replace` is False, or holds what is no shard of ours:
-    nobody's pictures are replaced. `StorageError` when the disk is full,
-    `DataError` when a picture cannot be read, `UsageError` for fewer than one picture in a shard.
+    Raises `OutputError` when the folder exists and `replace` is False, or holds what is no shard of ours
+    (nobody's pictures are replaced), `StorageError` when the disk is full, `DataError` when a picture
+    cannot be read, `UsageError` for fewer than one picture in a shard.
     """
     if pictures_per_shard < 1:
         raise UsageError(f"{pictures_per_shard} pictures in a shard", "give 1 or more")
