@@ -14,8 +14,9 @@ import numpy as np
 
 from headstart.data.classes import natural
 from headstart.data.samples import Samples, shown
-from headstart.data.scan import SPLIT_FOLDERS, Entry, Walk, has_picture_name, is_junk, scan
+from headstart.data.scan import SPLIT_FOLDERS, scan
 from headstart.data.tar import Member, check_member_name
+from headstart.data.walk import Entry, Walk, has_picture_name, is_junk
 from headstart.errors import DataError, InputMissingError
 
 MAX_MEMBERS = 200_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.formats import sniff
-from headstart.data.samples import Samples
-from headstart.data.scan import PICTURE_SUFFIXES
+from headstart.data.samples import Samples, shown
 from headstart.data.shards import CONTENTS
-from headstart.errors import UsageError
+from headstart.data.walk import PICTURE_SUFFIXES
+from headstart.errors import OutputError, UsageError
 from headstart.storage import folder_written_whole, write_json
 from headstart.types import Task
 
@@ -37,11 +38,13 @@ def write_shards(
     of shards understand; `shards.json` lists the classes. The same samples always give the same bytes, and
     `from_shards` gives the same rows, ids, labels and order. The folder appears whole or not at all.
 
-    Raises `OutputError` when the folder exists and `replace` is False, `StorageError` when the disk is
-    full, `DataError` when a picture cannot be read, `UsageError` for fewer than one picture in a shard.
+    Raises `OutputError` when the folder exists and `replace` is False, or holds what is no shard of ours
+    (nobody's pictures are replaced), `StorageError` when the disk is full, `DataError` when a picture
+    cannot be read, `UsageError` for fewer than one picture in a shard.
     """
     if pictures_per_shard < 1:
         raise UsageError(f"{pictures_per_shard} pictures in a shard", "give 1 or more")
+    _refuse_foreign(folder)
     starts = range(0, len(samples), pictures_per_shard)
     width = max(5, len(str(len(starts))))
     names = [f"shard-{number:0{width}d}.tar" for number in range(len(starts))]
@@ -57,6 +60,18 @@ def write_shards(
         contents = {"classes": list(samples.classes), "task": str(samples.task), "pictures": len(samples)}
         write_json(partial / CONTENTS, contents)
     return [folder / name for name in names]
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    own = re.compile(r"shard-\d+\.tar|" + re.escape(CONTENTS)).fullmatch
+    foreign = sorted(name for name in os.listdir(folder) if not own(name))
+    if foreign:
+        raise OutputError(
+            f"{shown(str(folder))} has {shown(foreign[0])} in it, which shards would replace",
+            "choose another folder with --out",
+        )
 
 
 def _add_row(tar: tarfile.TarFile, samples: Samples, row: int, key: str) -> None:

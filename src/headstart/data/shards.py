@@ -28,9 +28,9 @@ from headstart.data.remote import (
 )
 from headstart.data.rows import Rules, group_numbers, rows_of, settle
 from headstart.data.samples import Samples, shown
-from headstart.data.scan import PICTURE_SUFFIXES
 from headstart.data.tar import Member, ReadAt, tar_members
-from headstart.errors import DataError, HeadstartError, InputMissingError, UsageError
+from headstart.data.walk import PICTURE_SUFFIXES
+from headstart.errors import DataError, InputMissingError, UsageError
 
 CONTENTS = "shards.json"
 MAX_SHARDS = 100_000
@@ -165,8 +165,9 @@ def from_shards(
     that they were made from, and `shards.json` beside them the order of the classes. Without any label the
     folders in the names are the classes, as in a folder. Rows are in the order of shards and members.
 
-    Raises `InputMissingError` for missing shards, `DataError` for damaged or unsafe ones (see
-    `tar_members`), for several pictures under one key (AMBIGUOUS), and as `samples_from_rows` does.
+    Raises `InputMissingError` for missing shards, `DataError` for a folder that has not all the pictures
+    which its `shards.json` counts (MISSING_FILES), for damaged or unsafe shards (see `tar_members`), for
+    several pictures under one key (AMBIGUOUS), and as `samples_from_rows` does.
     """
     shards = expand(places)
     skipped: Counter[str] = Counter()
@@ -178,7 +179,14 @@ def from_shards(
         )
     if not any(picture.said for picture in pictures):
         return _by_folder(shards, pictures, rules or Rules())
-    contents = _contents(shards[0])
+    contents, written = _contents(shards[0])
+    folder = os.fspath(places) if isinstance(places, str | os.PathLike) else ""
+    if folder and not _names_files(folder) and written not in (None, len(pictures)):
+        raise DataError(
+            f"{shown(folder)} has {len(pictures)} pictures, {CONTENTS} says {written}",
+            "a shard is missing or one too many: copy the folder again, or name the shards that are meant",
+            code="MISSING_FILES",
+        )
     fields = [picture.fields for picture in pictures]
     labels = _labels(pictures, fields, label, label_delimiter, classes or contents)
     return _assembled(shards, pictures, fields, labels, skipped, rules or Rules())
@@ -235,24 +243,30 @@ def _said(read: ReadAt, member: Member, shard: str) -> str:
         ) from error  # fmt: skip
 
 
-def _contents(shard: str) -> tuple[str, ...] | None:
-    """Return the classes that `shards.json` beside a shard gives, or None where there is none."""
+def _names_files(place: str) -> bool:
+    """Tell whether a place names shards, one or a pattern of them, and not a folder of them."""
+    return place.endswith(".tar") or re.search(r"[{*?\[]", place) is not None
+
+
+def _contents(shard: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """Return the classes and the number of pictures that `shards.json` beside a shard gives, if any."""
     folder = shard.rpartition("/")[0] if is_remote(shard) else os.path.dirname(os.path.abspath(shard))
     try:
         if is_remote(shard):
             data = read_remote(f"{folder}/{CONTENTS}", most=MAX_LABEL_BYTES * 64)
         else:
             data = Path(folder, CONTENTS).read_bytes()
-        classes = json.loads(data)["classes"]
     except (OSError, InputMissingError):
-        return None
-    except (ValueError, KeyError, TypeError, RecursionError, HeadstartError) as error:
+        return None, None
+    try:
+        found = json.loads(data)
+        return tuple(map(str, found["classes"])), int(found["pictures"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{shown(folder)}/{CONTENTS} does not say what the classes are",
             "remove it, or write the shards anew",
             code="BAD_LABEL",
         ) from error
-    return tuple(map(str, classes)) if isinstance(classes, list) else None
 
 
 def _labels(

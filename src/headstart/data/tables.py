@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +76,11 @@ def read_table(
     (naming the byte that is not in the encoding), NOT_A_TABLE, and those of `samples_from_rows`.
     """
     chosen, place = table or Table(), os.fspath(path)
-    data = _bytes(place)
     if place.lower().endswith(".parquet"):
-        frame = _parquet(data, place)
+        frame = _parquet(_bytes(place), place)
         numbers = np.arange(len(frame), dtype=np.int64)
     else:
-        frame = _csv(data, place, chosen)
+        frame = _csv(_bytes(place), place, chosen)
         numbers = frame.index.to_numpy(np.int64)
     if root is None:
         root = place.rsplit("/", 1)[0] if is_remote(place) else Path(place).absolute().parent
@@ -137,10 +136,12 @@ def _csv(data: bytes, place: str, table: Table) -> pd.DataFrame:
     """Return the cells as text; raise where the bytes are no text or the rows no table."""
     import pandas as pd
 
-    text = _decoded(data, place, table.encoding)
-    first_line = text[: text.find("\n") + 1 or len(text)]
+    data = _as_utf8(data, place, table.encoding)
+    # The first megabyte tells the columns; text of the whole would take four bytes a letter.
+    head = data[: 1 << 20].decode("utf-8", "ignore")
+    first_line = head.lstrip("\r\n").splitlines()[0] if head.strip("\r\n") else ""
     separator = max(",;\t", key=first_line.count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    lines = csv.reader(io.StringIO(head, newline=""), delimiter=separator)
     try:
         names = next((line for line in lines if line), [])
         following = next((line for line in lines if line), [])
@@ -155,16 +156,19 @@ def _csv(data: bytes, place: str, table: Table) -> pd.DataFrame:
             code="NOT_A_TABLE",
         )
     width = max(len(names), len(following))
+    pictures = _found(names if table.header else range(width), table.image, shown(place))
     try:
         frame = pd.read_csv(
-            io.StringIO(text, newline=""),
+            io.BytesIO(data),
+            encoding="utf-8",
             sep=separator,
             header=None,
             names=list(range(width)),
-            dtype=object,
+            # Labels, parts and groups repeat: as categories each text is held once.
+            dtype={column: "category" if column != pictures else object for column in range(width)},
             na_filter=False,
             skip_blank_lines=False,
-        )
+        ).astype(object)
     except (ValueError, pd.errors.ParserError) as error:
         what = shown(str(error).removeprefix("Error tokenizing data. ").strip())
         raise DataError(
@@ -184,35 +188,35 @@ def _csv(data: bytes, place: str, table: Table) -> pd.DataFrame:
     return frame
 
 
-def _decoded(data: bytes, place: str, encoding: str) -> str:
+def _as_utf8(data: bytes, place: str, encoding: str) -> bytes:
+    """Return the bytes as UTF-8 without a mark at the start; raise where they are not in the encoding."""
     try:
-        codecs.lookup(encoding)
+        name = codecs.lookup(encoding).name
     except LookupError:
         raise UsageError(f"the encoding {encoding!r} is unknown", "use utf-8, latin-1, cp1252 …") from None
-    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        encoding = "utf-8-sig"
-        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise DataError(
-                f"{shown(place)} is UTF-16, not UTF-8",
-                "save it as UTF-8, or say --encoding utf-16",
-                code="NOT_TEXT",
-            )
+    if name == "utf-8" and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(
+            f"{shown(place)} is UTF-16, not UTF-8",
+            "save it as UTF-8, or say --encoding utf-16",
+            code="NOT_TEXT",
+        )
     try:
-        return data.decode(encoding)
+        text = data.decode(name)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{shown(place)} is not {encoding.removesuffix('-sig')}: byte 0x{data[error.start]:02x} "
-            f"in line {line} (offset {error.start})",
+            f"{shown(place)} is not {encoding}: byte 0x{data[error.start]:02x} in line {line} "
+            f"(offset {error.start})",
             "save it as UTF-8, or say how it is encoded, such as --encoding latin-1",
             code="NOT_TEXT",
         ) from error
+    return (data if name == "utf-8" else text.encode()).removeprefix(codecs.BOM_UTF8)
 
 
 def _samples(
     frame: pd.DataFrame, table: Table, root: str | Path, numbers: NDArray[np.int64], place: str
 ) -> Samples:
-    columns = [_found(frame, column, place) for column in table.wanted]
+    columns = [_found(frame.columns, column, place) for column in table.wanted]
     if not len(frame):
         raise InputMissingError(f"{place} has no rows", "give one row for each picture")
     texts = [_text(frame.iloc[:, column]) for column in columns]
@@ -227,9 +231,9 @@ def _samples(
     return samples_from_rows(root, rows, table)
 
 
-def _found(frame: pd.DataFrame, column: Column, place: str) -> int:
+def _found(columns: Iterable[object], column: Column, place: str) -> int:
     """Return the position of a column that is given by name or number."""
-    names = [str(name) for name in frame.columns]
+    names = [str(name) for name in columns]
     if names.count(str(column)) > 1:
         raise DataError(
             f"{place} has {names.count(str(column))} columns called {shown(str(column))}",

@@ -198,7 +198,9 @@ def test_a_test_set_without_labels_is_a_part_of_its_own(make_folder: MakeFolder)
 def test_the_classes_of_a_test_set_are_matched_by_name(make_folder: MakeFolder) -> None:
     samples = scan_folder(make_folder({"a": 2, "b": 2}, name="pictures"))
     test = read_test_set(make_folder({"b": 2}, name="new"), samples.classes)
-    assert with_test_set(samples, test).labels.tolist() == [0, 0, 1, 1, 1, 1]
+    joined = with_test_set(samples, test)
+    assert joined.labels.tolist() == [0, 0, 1, 1, 1, 1]
+    assert len(set(joined.ids.tolist())) == 6  # "b/0.png" here and there are two pictures
     with pytest.raises(DataError) as caught:
         read_test_set(make_folder({"b": 1, "zebra": 1}, name="other"), samples.classes)
     assert caught.value.code == "UNKNOWN_CLASS"

@@ -128,6 +128,37 @@ def test_the_table_becomes_a_frame(tmp_path: Path) -> None:
     assert frame["label"].tolist() == ["a", "b"]
 
 
+def test_a_member_has_the_id_of_its_name_wherever_it_is_packed(tmp_path: Path) -> None:
+    loose = table(tmp_path, ("a/0.png", "é"))
+    places = {"offset": np.array([512, 9]), "length": np.array([3, 4])}
+    packed = table(tmp_path, ("s.tar", "s.tar"), names=loose.paths, **places)
+    assert packed.ids.tolist() == loose.ids.tolist()
+    assert packed.fingerprint() == loose.fingerprint()
+    assert (packed.name(1), loose.name(1)) == ("s.tar/é", "é")
+    frame = packed.to_frame()
+    assert frame.columns.tolist() == ["path", "label", "split", "name", "offset", "length"]
+    assert frame["name"].tolist() == ["a/0.png", "é"]
+    assert packed.take([1]).names == ("é",)
+    with pytest.raises(UsageError, match="names"):
+        table(tmp_path, ("s.tar", "s.tar"), names=("a",))
+
+
+def test_known_ids_are_handed_on(tmp_path: Path) -> None:
+    samples = table(tmp_path, ("x", "y", "z"))
+    ids = samples.ids
+    for other, rows in ((samples.take([2, 0]), [2, 0]), (samples.with_group([1, 1, 2]), [0, 1, 2])):
+        assert other.ids.tolist() == ids[rows].tolist()
+        assert other.ids.tolist() == table(tmp_path, other.paths).ids.tolist()
+
+
+def test_a_member_beyond_the_end_of_its_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s.tar").write_bytes(b"abc")
+    places = {"offset": np.array([1]), "length": np.array([9])}
+    with pytest.raises(DataError, match=r"s\.tar/x ends after 2 of 9 bytes") as caught:
+        table(tmp_path, ("s.tar",), names=("x",), **places).read(0)
+    assert caught.value.code == "TRUNCATED"
+
+
 def test_many_classes_are_described_in_one_short_line(make_folder: MakeFolder) -> None:
     samples = scan_folder(make_folder({f"class {number}": 1 + number % 2 for number in range(20)}))
     assert samples.describe() == "30 pictures in 20 classes of 1 to 2 pictures"

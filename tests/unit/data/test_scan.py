@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from headstart.data import from_paths, scan_folder, shown
 from headstart.data.classes import natural
-from headstart.data.scan import has_picture_name, is_junk
+from headstart.data.walk import has_picture_name, is_junk
 from headstart.errors import DataError, HeadstartError, InputMissingError
 
 MakeFolder = Callable[..., Path]
@@ -85,6 +85,17 @@ def test_a_class_that_train_lacks_is_refused(make_folder: MakeFolder, part: str)
     assert isinstance(error, DataError)
     assert "zebra" in error.message
     assert part in error.message
+
+
+def test_a_class_that_train_lacks_may_be_left_out_and_is_counted(make_folder: MakeFolder) -> None:
+    root = make_folder(
+        {"train/a": 1, "train/b": 1, "valid/a": 1, "valid/zebra": 2, "test/b": 1, "test/yak": 1}
+    )
+    samples = scan_folder(root, drop_unseen_classes=True)
+    assert samples.classes == ("a", "b")
+    assert samples.split.tolist() == ["train", "train", "valid", "test"]
+    assert samples.skipped == {"pictures of classes that train has not": 3}
+    assert "--drop-unseen-classes" in refusal(root).hint
 
 
 def test_a_test_folder_may_have_classes_or_not(make_folder: MakeFolder) -> None:

@@ -78,6 +78,18 @@ def test_shards_give_back_the_rows_that_they_were_made_from(make_folder: MakeFol
     assert packed.skipped == {}
 
 
+def test_a_shard_that_is_missing_from_its_folder_is_noticed(make_folder: MakeFolder, tmp_path: Path) -> None:
+    samples = scan_folder(make_folder({"a": 3, "b": 3}))
+    shards = write_shards(samples, tmp_path / "shards", pictures_per_shard=2)
+    shards[1].unlink()
+    error = refusal(tmp_path / "shards")
+    assert (error.code, error.exit_code) == ("MISSING_FILES", 65)
+    assert "has 4 pictures, shards.json says 6" in error.message
+    assert len(from_shards(str(tmp_path / "shards" / "*.tar"))) == 4  # these ones are meant
+    (tmp_path / "shards" / "shards.json").write_text("[]")
+    assert refusal(tmp_path / "shards").code == "BAD_LABEL"
+
+
 def test_tags_groups_and_the_order_of_classes_come_back(make_folder: MakeFolder, tmp_path: Path) -> None:
     root = make_folder({".": 4})
     tags = [["z", "a"], [], ["a"], ["z"]]
@@ -126,6 +138,14 @@ def test_the_same_samples_give_the_same_bytes(make_folder: MakeFolder, tmp_path:
     assert len(from_shards(tmp_path / "one")) == 2
     with pytest.raises(UsageError):
         write_shards(samples, tmp_path / "three", pictures_per_shard=0)
+
+
+def test_nobodys_pictures_are_replaced_by_shards(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"a": 2, "b": 2})
+    for folder in (root, root / "a"):
+        with pytest.raises(OutputError, match=r"which shards would replace"):
+            write_shards(scan_folder(root), folder, replace=True)
+    assert len(list(root.rglob("*.png"))) == 4
 
 
 def test_a_picture_that_cannot_be_read_leaves_no_shards(make_folder: MakeFolder, tmp_path: Path) -> None:
