@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headstart.data import PixelCache, cache, default_budget, scan_folder
+from headstart.data import PixelCache, audit, cache, default_budget, scan_folder
 from headstart.data.cache import CACHE_MODES, CacheMode
 from headstart.data.images import Decoded
 from headstart.errors import DataError, UsageError
@@ -200,6 +200,7 @@ def test_rows_that_are_taken_find_their_pixels_without_reading_the_file_again(
     folder: Path, decoded: list[int]
 ) -> None:
     pixels = PixelCache(scan_folder(folder), short_side=20, mode="disk", disk_bytes=10**8)
+    audit(pixels, threads=0)
     expected = pixels.pixels(3).copy()
     pixels.samples.file(3).unlink()
     assert np.array_equal(pixels.take([1, 3]).pixels(1), expected)
