@@ -12,15 +12,16 @@ import pytest
 
 import headstart as hs
 from headstart.data import write_shards
-from headstart.imagedata import DataOptions, ImageData
+from headstart.imagedata import AuditedOptions, DataOptions, ImageData
 
 MakeFolder = Callable[..., Path]
 
 
-def test_every_constructor_hands_on_every_option() -> None:
-    taken = set(inspect.signature(ImageData.from_samples).parameters) - {"samples"}
-    assert set(DataOptions.__annotations__) == taken
-    assert taken <= set(inspect.signature(ImageData.from_folder).parameters)
+def test_the_options_that_constructors_hand_on_are_those_that_are_taken() -> None:
+    samples = set(inspect.signature(ImageData.from_samples).parameters) - {"samples", "options"}
+    audited = set(inspect.signature(ImageData.from_audit).parameters) - {"cache", "seen"}
+    assert set(DataOptions.__annotations__) == samples | audited
+    assert set(AuditedOptions.__annotations__) == audited
 
 
 def test_every_source_makes_the_same_data(make_folder: MakeFolder, tmp_path: Path) -> None:
