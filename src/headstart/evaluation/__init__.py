@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
 
 _HOMES = {
     "calibration": (
@@ -86,6 +87,7 @@ _HOMES = {
         "concatenate",
     ),
     "report": ("rows_to_picture", "write_report"),
+    "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -105,9 +107,13 @@ __all__ = [
     "calibrate",
     "concatenate",
     "confusion_matrix",
+    "cross_decided",
     "cross_fitted",
+    "decided_by",
+    "every_tag",
     "f_beta",
     "fit_temperature",
+    "fit_thresholds",
     "interval",
     "measure",
     "metric",

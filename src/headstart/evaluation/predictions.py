@@ -38,8 +38,8 @@ class Predictions:
     `paths` and `split` name the pictures and the part they belong to. `index` holds the row
     numbers in the `Samples` that the rows came from. `status` is empty for a row that was
     predicted, else the reason code for which it was not; such rows are in the table and in no
-    metric. `temperature` divides the logits; `thresholds` (classes,) decide about tags (0.5 each
-    where None).
+    metric. `temperature` divides the logits; `thresholds` (classes,) or (rows, classes) decide about
+    tags (0.5 each where None).
 
     Raises `UsageError` where the shapes do not belong together.
 
@@ -79,7 +79,8 @@ class Predictions:
         }
         shapes = dict.fromkeys(("split", "index", "status"), (count,))
         shapes["targets"] = (count,) if single else logits.shape
-        shapes["thresholds"] = (len(self.classes),)
+        each_row = fixed["thresholds"] is not None and fixed["thresholds"].ndim == 2
+        shapes["thresholds"] = logits.shape if each_row else (len(self.classes),)
         for name, shape in shapes.items():
             if fixed[name] is not None and fixed[name].shape != shape:
                 raise UsageError(f"{name} of shape {fixed[name].shape} do not fit; {shape} is needed")
@@ -107,6 +108,10 @@ class Predictions:
         """The reason code of each row that was not predicted, else empty: str (rows,)."""
         assert self.status is not None  # set in __post_init__
         return self.status
+
+    @property
+    def _each_row_decides(self) -> bool:
+        return self.thresholds is not None and self.thresholds.ndim == 2
 
     @cached_property
     def predicted_rows(self) -> NDArray[np.bool_]:
@@ -189,6 +194,7 @@ class Predictions:
             split=None if self.split is None else self.split[numbers],
             index=self.rows[numbers],
             status=self.statuses[numbers],
+            thresholds=self.thresholds[numbers] if self._each_row_decides else self.thresholds,
         )
 
     def part(self, split: str) -> Predictions:
@@ -204,6 +210,10 @@ class Predictions:
     def with_temperature(self, temperature: float) -> Predictions:
         """Return the same table with another temperature."""
         return replace(self, temperature=temperature)
+
+    def with_thresholds(self, thresholds: ArrayLike | None) -> Predictions:
+        """Return the same table with other thresholds for its tags: (classes,), or None for 0.5 each."""
+        return replace(self, thresholds=None if thresholds is None else np.asarray(thresholds))
 
     def labels(self) -> list[str]:
         """Return the name of each row's truth; empty where unknown; tags as a JSON list."""
