@@ -15,11 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
-from headstart.evaluation import Interpretation, Interval, Predictions, average, interval, measure, metric
+from headstart.evaluation import (
+    Interpretation,
+    Interval,
+    Predictions,
+    average,
+    cross_decided,
+    interval,
+    measure,
+    metric,
+)
 from headstart.imagedata import ImageData
 from headstart.inference import choose_device, module_forward, predict_samples
 from headstart.models import (
@@ -451,7 +462,9 @@ class Learner:
         precision = "float32" if alone else self.precision
         forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
         predictions = predict_samples(forward, self.data.samples, source)
-        values = measure(predictions, ("log_loss", *self.metrics))
+        # Tags are decided by thresholds of the other half of the rows, fitted to the first metric.
+        decided = cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
+        values = measure(decided, ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
 
     def tta(self, split: str = "valid") -> Predictions:
@@ -464,7 +477,7 @@ class Learner:
 
     def score(self, split: str = "valid") -> Mapping[str, Interval]:
         """Return each metric of a split with its 95 % interval."""
-        predictions = self.predictions(split)
+        predictions = cross_decided(self.predictions(split), self.metrics[0] if self.metrics else "f2")
         return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
 
     def summary(self) -> str:
@@ -507,16 +520,18 @@ class Learner:
         path: str | Path,
         *,
         temperature: float = 1.0,
+        thresholds: ArrayLike | None = None,
         tta: bool = False,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
-        `temperature` divides the logits; with `tta` predictions are averaged over the views that the
-        augmentation allows, unless asked otherwise; `metrics` are kept for those who read the manifest.
-        The bundle is read back and compared before it takes its place. Raises `OutputError` when
-        `path` exists and is not to be replaced, `UsageError` for a body or head of one's own.
+        `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
+        are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
+        kept for those who read the manifest. The bundle is read back and compared before it takes its
+        place. Raises `OutputError` when `path` exists and is not to be replaced, `UsageError` for a body
+        or head of one's own.
         """
         folder = Path(path)
         augmentation = self.data.augmentation
@@ -525,6 +540,7 @@ class Learner:
             classes=self.data.classes,
             task=self.data.task,
             temperature=temperature,
+            thresholds=None if thresholds is None else tuple(map(float, np.asarray(thresholds))),
             views="dihedral"
             if augmentation.dihedral
             else "flips"

@@ -109,10 +109,6 @@ class Predictions:
         assert self.status is not None  # set in __post_init__
         return self.status
 
-    @property
-    def _each_row_decides(self) -> bool:
-        return self.thresholds is not None and self.thresholds.ndim == 2
-
     @cached_property
     def predicted_rows(self) -> NDArray[np.bool_]:
         """Whether each row was predicted, that is, has no error status: bool (rows,)."""
@@ -194,7 +190,7 @@ class Predictions:
             split=None if self.split is None else self.split[numbers],
             index=self.rows[numbers],
             status=self.statuses[numbers],
-            thresholds=self.thresholds[numbers] if self._each_row_decides else self.thresholds,
+            thresholds=_rows_of(self.thresholds, numbers),
         )
 
     def part(self, split: str) -> Predictions:
@@ -277,6 +273,7 @@ class Predictions:
     def from_csv(cls, path: Path, *, task: Task = Task.SINGLE_LABEL) -> Predictions:
         """Read what `to_csv` wrote; the logits are the logarithms of the probabilities.
 
+        Of tags, the thresholds are such that they give the decisions in the table.
         Raises `InputMissingError` when it cannot be read, `ConfigError` when it is no such table.
         """
         try:
@@ -321,6 +318,7 @@ class Predictions:
             paths=tuple(columns[0]),
             split=np.array(columns[1], dtype=np.str_),
             status=np.where(empty, UNPREDICTED, ""),
+            thresholds=_thresholds_between(values, columns[3], numbers) if task is Task.MULTI_LABEL else None,
         )
 
 
@@ -406,6 +404,29 @@ def _logits_of(probabilities: NDArray[np.float64], task: Task) -> NDArray[np.flo
     if task is Task.MULTI_LABEL:
         logits = logits - np.log(np.maximum(1.0 - probabilities, _SMALLEST_PROBABILITY))
     return np.asarray(logits, dtype=np.float32)
+
+
+def _rows_of(
+    thresholds: NDArray[np.float64] | None, numbers: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    return thresholds if thresholds is None or thresholds.ndim == 1 else thresholds[numbers]
+
+
+def _thresholds_between(
+    probabilities: NDArray[np.float64], texts: Sequence[str], numbers: dict[str, int]
+) -> NDArray[np.float64]:
+    """Return thresholds (tags,) that lie between the tags that were said and those that were not.
+
+    0.5 where that does, else the middle between the two; 0.5 too where none does.
+    """
+    said = np.zeros(probabilities.shape, dtype=np.bool_)
+    for row, tags in enumerate(texts):
+        said[row, [numbers[name] for name in json.loads(tags or "[]")]] = True
+    known = ~np.isnan(probabilities)
+    low = np.where(known & ~said, probabilities, 0.0).max(axis=0, initial=0.0)
+    high = np.where(known & said, probabilities, 1.0).min(axis=0, initial=1.0)
+    evenly = (low < 0.5) & (high >= 0.5)
+    return np.where(evenly | (low >= high), 0.5, (low + high) / 2)
 
 
 def _figure(value: float) -> str:

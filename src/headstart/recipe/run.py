@@ -30,6 +30,7 @@ def train(
     out: str | Path | None = None,
     seed: int = 0,
     time: str | float | None = None,
+    metric: str | None = None,
     device: str = "auto",
     force: bool = False,
     narrator: Narrator | None = None,
@@ -38,6 +39,8 @@ def train(
 
     `data` is a folder (class folders, or train/valid/test) or an `ImageData`, whose options decide on
     size, split and augmentation. `plan` replaces the eight steps. `time` is a budget, such as `10m`.
+    `metric` is shown beside the log loss, and the thresholds of tags are fitted to it (default: the
+    accuracy, for tags `f2`).
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
@@ -52,7 +55,14 @@ def train(
     chosen = plan or make_plan(None, from_scratch=from_scratch, seed=seed)
     budget = parse_duration(time) if isinstance(time, str) else time
     return run_steps(
-        data, chosen, Body(arch, weights, from_scratch), folder, told, budget=budget, device=device
+        data,
+        chosen,
+        Body(arch, weights, from_scratch),
+        folder,
+        told,
+        budget=budget,
+        metric=metric,
+        device=device,
     )
 
 
@@ -90,7 +100,7 @@ def run_steps(
     *,
     budget: float | None = None,
     rate_ratio: float | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     device: str = "auto",
 ) -> Result:
     """Run a plan over data that is ready, into a folder that is ready; see `train`."""

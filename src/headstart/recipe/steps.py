@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from headstart.augment import Augmentation
 from headstart.errors import UsageError
-from headstart.evaluation import Gain, Interval, Predictions, interval, paired
+from headstart.evaluation import Gain, Interval, Predictions, cross_decided, interval, measure, paired
 from headstart.imagedata import ImageData
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import finish
@@ -26,7 +28,7 @@ from headstart.recipe.rates import choose_ratio, with_rates, within_budget
 from headstart.recipe.result import Result, StepResult, Verdict
 from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
 from headstart.training import Phase, Plan
-from headstart.types import Size
+from headstart.types import Size, Task
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,8 @@ class EightSteps:
     """One run of the recipe over `data`, following `plan`, written to `folder`.
 
     `rate_ratio` is how many times lower each earlier group's rate is than the next (3 to 10), or None
-    to decide by how well the frozen features do. `metric` is shown beside the log loss.
+    to decide by how well the frozen features do. `metric` is shown beside the log loss: the accuracy
+    unless asked otherwise, for tags the F2. Raises `UsageError` for one that has no meaning for tags.
     """
 
     def __init__(
@@ -70,14 +73,16 @@ class EightSteps:
         *,
         clock: Clock,
         rate_ratio: float | None = None,
-        metric: str = "accuracy",
+        metric: str | None = None,
         device: str = "auto",
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
         self.data, self.plan, self.body = data, plan, body
         self.folder, self.narrator, self.clock = folder, narrator, clock
-        self.rate_ratio, self.metric, self.device = rate_ratio, metric, device
+        self.rate_ratio, self.device = rate_ratio, device
+        self.metric = metric or default_metric(data.task)
+        _check_metric(self.metric, data)
         self.steps: list[StepResult] = []
         self.finders: list[dict[str, object]] = []
         self.first: FirstLook | None = None
@@ -207,7 +212,7 @@ class EightSteps:
         self, phase: Phase, after: Predictions, seconds: float, epochs: int, verdict: Verdict | None
     ) -> None:
         gain = gain_in_log_loss(self.best.valid, after)
-        accuracy = paired(self.best.valid, after, self.metric)
+        accuracy = self.gain_in_metric(self.best.valid, after)
         kept = pays(gain)
         metrics = self.measure(after)
         outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
@@ -243,9 +248,18 @@ class EightSteps:
         self.learner.set_state(self.best.state)
 
     def measure(self, predictions: Predictions) -> dict[str, Interval]:
-        """Return the metric and the log loss, with their intervals."""
+        """Return the metric and the log loss, with their intervals.
+
+        Tags are decided by thresholds that the other half of the rows gives.
+        """
         names = dict.fromkeys((self.metric, "log_loss"))
-        return {name: interval(predictions, name) for name in names}
+        decided = cross_decided(predictions, self.metric)
+        return {name: interval(decided, name) for name in names}
+
+    def gain_in_metric(self, before: Predictions, after: Predictions) -> Gain:
+        """Return what was gained in the metric, each decided by thresholds of its own."""
+        tables = [cross_decided(table, self.metric) for table in (before, after)]
+        return paired(tables[0], tables[1], self.metric)
 
     def figures(self, metrics: dict[str, Interval]) -> str:
         """Return the metric and the log loss in words."""
@@ -266,6 +280,18 @@ class EightSteps:
         """Keep the result of a step, and tell it."""
         self.steps.append(result)
         self.narrator.outcome(result)
+
+
+def default_metric(task: Task) -> str:
+    """Return what is shown beside the log loss where nobody asks for something else."""
+    return "f2" if task is Task.MULTI_LABEL else "accuracy"
+
+
+def _check_metric(name: str, data: ImageData) -> None:
+    """Raise `UsageError` for a metric that the task has no use for, before any picture is looked at."""
+    count = len(data.classes)
+    targets = np.zeros((1, count) if data.task is Task.MULTI_LABEL else 1)
+    measure(Predictions(np.zeros((1, count), np.float32), data.classes, data.task, targets=targets), [name])
 
 
 def describe(augmentation: Augmentation) -> str:
