@@ -25,6 +25,7 @@ from headstart.evaluation import (
     Interpretation,
     Interval,
     Predictions,
+    TagInterpretation,
     average,
     cross_decided,
     interval,
@@ -66,7 +67,7 @@ from headstart.training import (
     save_checkpoint,
     sgdr,
 )
-from headstart.types import BatchSource, Prepare
+from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
     from headstart.models import Engine, Probe
@@ -462,22 +463,29 @@ class Learner:
         precision = "float32" if alone else self.precision
         forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
         predictions = predict_samples(forward, self.data.samples, source)
-        # Tags are decided by thresholds of the other half of the rows, fitted to the first metric.
-        decided = cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
-        values = measure(decided, ("log_loss", *self.metrics))
+        values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
 
     def tta(self, split: str = "valid") -> Predictions:
         """Return predictions averaged over the views that the augmentation allows."""
         return average([self.predictions(split, view) for view in self.data.views])
 
-    def interpret(self, split: str = "valid") -> Interpretation:
-        """Return tables and pictures of what the model gets right and wrong."""
-        return Interpretation(self.predictions(split), self.data.picture)
+    def interpret(self, split: str = "valid") -> Interpretation | TagInterpretation:
+        """Return tables and pictures of what the model gets right and wrong.
+
+        Tags are decided by thresholds that the other half of the rows gives, fitted to the first metric.
+        """
+        predictions = self.predictions(split)
+        if predictions.task is Task.MULTI_LABEL:
+            return TagInterpretation(self._decided(predictions), self.data.picture)
+        return Interpretation(predictions, self.data.picture)
+
+    def _decided(self, predictions: Predictions) -> Predictions:
+        return cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
 
     def score(self, split: str = "valid") -> Mapping[str, Interval]:
         """Return each metric of a split with its 95 % interval."""
-        predictions = cross_decided(self.predictions(split), self.metrics[0] if self.metrics else "f2")
+        predictions = self._decided(self.predictions(split))
         return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
 
     def summary(self) -> str:

@@ -264,7 +264,7 @@ def predict(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Predict the classes of pictures; prints CSV, or JSON with --json."""
+    """Predict the classes or tags of pictures; prints CSV, or JSON with --json."""
     from headstart.cli.tables import print_predictions
     from headstart.deploy import load_predictor
     from headstart.errors import OutputError

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         reliability,
     )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
+    from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
     from headstart.evaluation.metrics import (
         METRICS,
         ClassMetrics,
@@ -57,6 +58,7 @@ _HOMES = {
         "Example",
         "Interpretation",
     ),
+    "interpret_tags": ("TagInterpretation", "TagMistakes"),
     "metrics": (
         "METRICS",
         "ClassMetrics",
@@ -103,6 +105,8 @@ __all__ = [
     "Metric",
     "Predictions",
     "ReliabilityBin",
+    "TagInterpretation",
+    "TagMistakes",
     "average",
     "calibrate",
     "concatenate",

@@ -234,6 +234,7 @@ def _summary(
             "classes": list(data.classes),
             "task": str(data.task),
             "counts": data.counts,
+            "pictures": {split: len(data.rows(split)) for split in data.counts},
             "quarantined": [{"path": path, "code": code} for path, code in bad[:200]],
             "quarantined_count": len(bad),
             "duplicates": 0 if audit is None else audit.duplicates,
