@@ -36,6 +36,12 @@ class Listening(Narrator):
         self.told[result.number] = result.outcome
 
 
+def predict(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", *arguments, "--no-tta"])
+    assert ended.value.code == 0
+
+
 def test_tags_go_all_the_way(helmets, shared: Path, tmp_path: Path, capsys) -> None:
     samples = helmets(60)
     labels = samples.labels.copy()
@@ -86,7 +92,7 @@ def test_tags_go_all_the_way(helmets, shared: Path, tmp_path: Path, capsys) -> N
 
     # The same decisions by the bundle, on the command line.
     few = [str(samples.root / path) for path in result.valid.paths[:6]]
-    assert main(["predict", str(result.model), *few, "--no-tta"]) == 0
+    predict(str(result.model), *few)
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["status"] for row in rows] == ["ok"] * 6
     for row in rows:
@@ -96,7 +102,7 @@ def test_tags_go_all_the_way(helmets, shared: Path, tmp_path: Path, capsys) -> N
             if float(row[f"p_{name}"]) >= least
         ]
         assert json.loads(row["prediction"]) == said
-    assert main(["predict", str(result.model), *few, "--no-tta", "--json"]) == 0
+    predict(str(result.model), *few, "--json")
     for entry, row in zip(json.loads(capsys.readouterr().out), rows, strict=True):
         assert sorted(each["class"] for each in entry["classes"]) == json.loads(row["prediction"])
 
@@ -115,7 +121,8 @@ def test_a_learner_speaks_of_tags(helmets, shared: Path) -> None:
     told = learner.interpret()
     assert isinstance(told, TagInterpretation)
     assert len(told.per_tag()) == 2
-    assert len(told.plot_top_losses(4).axes) == 4
+    titled = [axes.get_title() for axes in told.plot_top_losses(4).axes if axes.get_title()]
+    assert len(titled) == 4
 
 
 def test_a_metric_without_meaning_for_tags_is_refused_before_any_work(

@@ -13,13 +13,13 @@ import numpy as np
 from headstart.evaluation.calibration import reliability
 from headstart.evaluation.interpret import Example, Interpretation
 from headstart.evaluation.interpret_tags import TagInterpretation
-from headstart.evaluation.metrics import METRICS, Gain, confusion_matrix, paired, per_class
+from headstart.evaluation.metrics import confusion_matrix, per_class
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.report import figures, selection, wording
 from headstart.evaluation.report.folder import RunFolder
+from headstart.evaluation.report.headline import headline, is_tags, metric_of
 from headstart.evaluation.report.pictures import Pictures
 from headstart.evaluation.report.tags import examples, tag_rows, together
-from headstart.evaluation.thresholds import cross_decided
 from headstart.types import Task
 
 _TABLE_CLASSES = 20  # a confusion matrix of more classes is drawn as a map
@@ -45,17 +45,17 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "version": summary.get("headstart") or "",
         "stop_reason": summary.get("stop_reason") or "",
         "facts": _facts(run),
-        "headline": _headline(run),
+        "headline": headline(run),
         "steps": _steps(run),
-        "step_charts": figures.against_time(run.steps, _metric(run)),
-        "metric": wording.metric_name(_metric(run)),
+        "step_charts": figures.against_time(run.steps, metric_of(run)),
+        "metric": wording.metric_name(metric_of(run)),
         "data": _data(summary),
         "augmentation": pictures.file("augmentation.jpg"),
         "finders": [figures.finder(each) for each in summary.get("finders") or []],
-        "curves": figures.training_curves(run.history, run.steps, _metric(run)),
+        "curves": figures.training_curves(run.history, run.steps, metric_of(run)),
         "metrics": _metric_rows(summary),
         "classes": _class_rows(run) if view is None else [],
-        "tags": [] if view is None else tag_rows(view.predictions, _metric(run), _thresholds(run)),
+        "tags": [] if view is None else tag_rows(view.predictions, metric_of(run), _thresholds(run)),
         "together": None if view is None else together(view),
         "mistakes": [] if view is None else _mistakes(view, pictures),
         "looked_at": len(looked_at) if looked_at is not None else 0,
@@ -75,28 +75,19 @@ def _title(summary: Mapping[str, Any]) -> str:
     return wording.visible(root.replace("\\", "/").rstrip("/").rpartition("/")[2] or "A run")
 
 
-def _metric(run: RunFolder) -> str:
-    """The metric that the run was about, beside the log loss."""
-    return str(run.summary.get("metric") or "accuracy")
-
-
 def _thresholds(run: RunFolder) -> dict[str, float]:
     return dict(run.summary.get("thresholds") or {})
-
-
-def _is_tags(run: RunFolder) -> bool:
-    return (run.summary.get("data") or {}).get("task") == str(Task.MULTI_LABEL)
 
 
 def _facts(run: RunFolder) -> list[str]:
     data, model = run.summary.get("data") or {}, run.summary.get("model") or {}
     pictures = sum(sum(part.values()) for part in (data.get("counts") or {}).values())
-    if _is_tags(run):  # a picture has any number of them
+    if is_tags(run):  # a picture has any number of them
         pictures = sum((data.get("pictures") or {}).values())
     size = model.get("image_size") or []
     facts = []
     if data.get("classes"):
-        words = ("tag", "tags") if _is_tags(run) else ("class", "classes")
+        words = ("tag", "tags") if is_tags(run) else ("class", "classes")
         facts.append(wording.plural(len(data["classes"]), *words))
     if pictures:
         facts.append(wording.plural(pictures, "picture"))
@@ -110,89 +101,11 @@ def _facts(run: RunFolder) -> list[str]:
     return facts
 
 
-def _headline(run: RunFolder) -> dict[str, Any] | None:
-    """The one figure, what it was measured on, and how far it can be believed."""
-    final = run.summary.get("final") or {}
-    split = "test" if final.get("test") else "valid"
-    measured = final.get(split) or {}
-    name = _metric(run) if _is_tags(run) else "accuracy"
-    name = name if name in measured else next(iter(measured), None)
-    if name is None:
-        return None
-    figure = measured[name]
-    part = run.part(split)
-    chosen_among = sum(step.get("kept") is not None for step in run.steps)
-    return {
-        "name": wording.metric_name(name),
-        "value": wording.metric_text(name, figure.get("value")),
-        "range": wording.metric_range(name, figure),
-        "split": {"valid": "validation", "test": "test"}[split],
-        "count": len(part) if part is not None else _count_of(run.summary, split),
-        "words": wording.wrong_in_words(figure["value"])
-        if _known(name, figure, "accuracy") and not _is_tags(run)
-        else "",
-        "every_tag": _every_tag(run, name),
-        "honest": split == "test",
-        "chosen_among": chosen_among,
-        "note": final.get("note") or "",
-        "against_probe": _against_probe(run, split),
-        "probe": _probe_accuracy(run, split),
-    }
-
-
-def _every_tag(run: RunFolder, name: str) -> str:
-    """What every tag always would score by the headline's metric."""
-    value = run.summary.get("every_tag")
-    return wording.metric_text(name, value) if value is not None and name == _metric(run) else ""
-
-
-def _known(name: str, figure: Mapping[str, Any], wanted: str) -> bool:
-    return name == wanted and figure.get("value") is not None
-
-
-def _count_of(summary: Mapping[str, Any], split: str) -> int:
-    return sum(((summary.get("data") or {}).get("counts") or {}).get(split, {}).values())
-
-
-def _against_probe(run: RunFolder, split: str) -> Gain | None:
-    after, before = run.part(split), _probe_part(run, split)
-    if after is None or before is None or after.paths != before.paths:
-        return None
-    if after.task is not Task.MULTI_LABEL:
-        return paired(before, after, "accuracy")
-    return paired(*(_as_judged(part, run, split) for part in (before, after)), _metric(run))
-
-
-def _as_judged(part: Predictions, run: RunFolder, split: str) -> Predictions:
-    """Validation rows decided by thresholds of the other half; test rows by those of the model."""
-    return cross_decided(part, _metric(run)) if split == "valid" else part
-
-
-def _probe_part(run: RunFolder, split: str) -> Predictions | None:
-    """The probe's rows of a part, if they are the very rows of the model."""
-    after = run.part(split)
-    if run.probe is None or after is None:
-        return None
-    if run.probe.task is Task.MULTI_LABEL and split != "valid":
-        return None  # the probe alone has no thresholds that were fitted before the test rows
-    part = run.probe.part(split).scored()
-    return part if part.paths == after.paths and part.classes == after.classes else None
-
-
-def _probe_accuracy(run: RunFolder, split: str) -> float | None:
-    part = _probe_part(run, split)
-    if part is None:
-        return None
-    if part.task is Task.MULTI_LABEL:
-        return METRICS[_metric(run)](_as_judged(part, run, split))
-    return float(np.mean(part.predicted == part.targets))
-
-
 def _steps(run: RunFolder) -> list[dict[str, Any]]:
     limits = figures.gain_limits(run.steps)
     rows = []
     for step in run.steps:
-        gain, accuracy = step.get("gain"), (step.get("metrics") or {}).get(_metric(run))
+        gain, accuracy = step.get("gain"), (step.get("metrics") or {}).get(metric_of(run))
         points = step.get("gain_accuracy")
         rows.append(
             {
@@ -202,8 +115,8 @@ def _steps(run: RunFolder) -> list[dict[str, Any]]:
                 # The outcome of a step with a gain repeats figures that stand beside it.
                 "outcome": _judged(gain, step.get("kept")) if gain else step.get("outcome") or "",
                 "state": _KEPT.get(step.get("kept"), ""),
-                "accuracy": wording.metric_text(_metric(run), accuracy["value"]) if accuracy else "",
-                "accuracy_range": wording.metric_range(_metric(run), accuracy) if accuracy else "",
+                "accuracy": wording.metric_text(metric_of(run), accuracy["value"]) if accuracy else "",
+                "accuracy_range": wording.metric_range(metric_of(run), accuracy) if accuracy else "",
                 "gain": wording.signed(gain["value"]) if gain else "",
                 "gain_range": wording.signed_range(gain["low"], gain["high"]) if gain else "",
                 "bar": figures.gain_bar(gain, limits) if gain else "",
