@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import signal
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from headstart.data import Samples
+from headstart.types import Task
 
 # A shell that starts the tests in the background has told them to ignore Ctrl-C, and what they start
 # would inherit that: here it means what it means in a terminal.
@@ -82,3 +86,25 @@ def make_folder(tmp_path: Path) -> MakeFolder:
         return root
 
     return make
+
+
+@pytest.fixture
+def helmets(shared: Path) -> Callable[[int], Samples]:
+    """A function that gives the first pictures of building sites with their tags: head, helmet, both."""
+    root = shared / "data" / "helmets"
+    with open(root / "labels.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    classes = ("head", "helmet")
+
+    def first(count: int) -> Samples:
+        some = rows[:count]
+        return Samples(
+            root=root,
+            paths=tuple(f"images/{row['image']}.jpg" for row in some),
+            labels=np.array([[name in row["tags"].split() for name in classes] for row in some], np.uint8),
+            classes=classes,
+            split=np.full(len(some), "", "<U5"),
+            task=Task.MULTI_LABEL,
+        )
+
+    return first

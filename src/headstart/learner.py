@@ -15,13 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from headstart.augment import MixedSource, Mixing
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
-from headstart.evaluation import Interpretation, Interval, Predictions, average, interval, measure, metric
+from headstart.evaluation import (
+    Interpretation,
+    Interval,
+    Predictions,
+    TagInterpretation,
+    average,
+    cross_decided,
+    interval,
+    measure,
+    metric,
+)
 from headstart.imagedata import ImageData
 from headstart.inference import choose_device, module_forward, predict_samples
 from headstart.models import (
@@ -57,7 +69,7 @@ from headstart.training import (
     save_checkpoint,
     sgdr,
 )
-from headstart.types import BatchSource, Prepare
+from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
     from headstart.models import Engine, Probe
@@ -468,20 +480,29 @@ class Learner:
         precision = "float32" if alone else self.precision
         forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
         predictions = predict_samples(forward, self.data.samples, source)
-        values = measure(predictions, ("log_loss", *self.metrics))
+        values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
 
     def tta(self, split: str = "valid") -> Predictions:
         """Return predictions averaged over the views that the augmentation allows."""
         return average([self.predictions(split, view) for view in self.data.views])
 
-    def interpret(self, split: str = "valid") -> Interpretation:
-        """Return tables and pictures of what the model gets right and wrong."""
-        return Interpretation(self.predictions(split), self.data.picture)
+    def interpret(self, split: str = "valid") -> Interpretation | TagInterpretation:
+        """Return tables and pictures of what the model gets right and wrong.
+
+        Tags are decided by thresholds that the other half of the rows gives, fitted to the first metric.
+        """
+        predictions = self.predictions(split)
+        if predictions.task is Task.MULTI_LABEL:
+            return TagInterpretation(self._decided(predictions), self.data.picture)
+        return Interpretation(predictions, self.data.picture)
+
+    def _decided(self, predictions: Predictions) -> Predictions:
+        return cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
 
     def score(self, split: str = "valid") -> Mapping[str, Interval]:
         """Return each metric of a split with its 95 % interval."""
-        predictions = self.predictions(split)
+        predictions = self._decided(self.predictions(split))
         return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
 
     def summary(self) -> str:
@@ -524,16 +545,18 @@ class Learner:
         path: str | Path,
         *,
         temperature: float = 1.0,
+        thresholds: ArrayLike | None = None,
         tta: bool = False,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
-        `temperature` divides the logits; with `tta` predictions are averaged over the views that the
-        augmentation allows, unless asked otherwise; `metrics` are kept for those who read the manifest.
-        The bundle is read back and compared before it takes its place. Raises `OutputError` when
-        `path` exists and is not to be replaced, `UsageError` for a body or head of one's own.
+        `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
+        are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
+        kept for those who read the manifest. The bundle is read back and compared before it takes its
+        place. Raises `OutputError` when `path` exists and is not to be replaced, `UsageError` for a body
+        or head of one's own.
         """
         folder = Path(path)
         augmentation = self.data.augmentation
@@ -542,6 +565,7 @@ class Learner:
             classes=self.data.classes,
             task=self.data.task,
             temperature=temperature,
+            thresholds=None if thresholds is None else tuple(map(float, np.asarray(thresholds))),
             views="dihedral"
             if augmentation.dihedral
             else "flips"

@@ -167,6 +167,13 @@ def accuracy(predictions: Predictions) -> float:
     return float((targets == guesses).mean())
 
 
+def naive_micro_f1(predictions: Predictions) -> float:
+    if predictions.task is Task.SINGLE_LABEL:
+        return accuracy(predictions)
+    said, truth = np.asarray(predictions.predicted), np.asarray(predictions.targets)
+    return float(reference.f1_score(truth.ravel(), said.ravel(), zero_division=0))
+
+
 REFERENCES: dict[str, Callable[[Predictions], float]] = {
     "accuracy": accuracy,
     "error_rate": lambda predictions: 1 - accuracy(predictions),
@@ -175,6 +182,7 @@ REFERENCES: dict[str, Callable[[Predictions], float]] = {
     "macro_precision": macro(reference.precision_score),
     "macro_recall": macro(reference.recall_score),
     "macro_f1": macro(reference.f1_score),
+    "micro_f1": naive_micro_f1,
     "f2": naive_f2,
     "cohen_kappa": kappa,
     "matthews": matthews,

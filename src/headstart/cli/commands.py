@@ -190,7 +190,9 @@ def train(
     valid: Valid = 0.2,
     test: Test = 0.0,
     time: Annotated[str | None, typer.Option(help="A budget such as 10m: the plan is cut to fit.")] = None,
-    metric: Annotated[str, typer.Option(help="What is shown beside the log loss.")] = "accuracy",
+    metric: Annotated[
+        str | None, typer.Option(help="What is shown beside the log loss. Default: accuracy; for tags f2.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -221,7 +223,7 @@ def train(
     _limit_threads(threads)
     narrator, ratio = _narrator(quiet), _ratio(rate_ratio)
     budget = recipe.parse_duration(time) if time else None
-    known_metric(metric)
+    known_metric(metric or "accuracy")
     size_list = tuple(parse_size(part) for part in sizes.split(",")) if sizes else ()
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
@@ -358,7 +360,7 @@ def predict(
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Predict the classes of pictures; prints CSV, or JSON with --json."""
+    """Predict the classes or tags of pictures; prints CSV, or JSON with --json."""
     from headstart.cli.tables import print_predictions
     from headstart.deploy import load_predictor
     from headstart.errors import OutputError

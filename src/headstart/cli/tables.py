@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.types import Task
+
 if TYPE_CHECKING:
     from headstart.evaluation import Predictions
     from headstart.training import FinderResult
 
 
 def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> None:
-    """Print one row per picture: path, status, then the `top` classes with their probabilities."""
+    """Print one row per picture: path, status, then the `top` classes with their probabilities.
+
+    Of tags those that are said, as a JSON list, then the probability of each tag there is.
+    """
     rows = prediction_rows(predictions, top)
     if as_json:
         print(json.dumps(rows, ensure_ascii=True))
+        return
+    if predictions.task is Task.MULTI_LABEL:
+        _print_tags(predictions, rows)
         return
     count = max(1, min(top, len(predictions.classes)))
     header = ["path", "status"]
@@ -36,7 +44,7 @@ def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> N
 
 
 def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
-    """Return one dictionary per picture, with its most probable classes first."""
+    """Return one dictionary per picture, with its most probable classes first; of tags all that are said."""
     probabilities = predictions.probabilities
     count = max(1, min(top, len(predictions.classes)))
     numbered = tuple(str(number) for number in range(len(predictions)))
@@ -44,13 +52,29 @@ def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
     rows = []
     for number, path in enumerate(paths):
         status = "" if predictions.status is None else str(predictions.status[number])
-        order = np.argsort(-probabilities[number], kind="stable")[:count]
+        order = np.argsort(-probabilities[number], kind="stable")
+        if predictions.task is Task.MULTI_LABEL:
+            order = order[predictions.predicted[number, order] == 1]
+        else:
+            order = order[:count]
         classes = [
             {"class": predictions.classes[k], "probability": round(float(probabilities[number, k]), 6)}
             for k in order
         ]
         rows.append({"path": path, "status": status or "ok", "classes": [] if status else classes})
     return rows
+
+
+def _print_tags(predictions: Predictions, rows: list[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(
+        ["path", "status", "prediction", *(writable(f"p_{name}") for name in predictions.classes)]
+    )
+    for row, said, values in zip(
+        rows, predictions.predicted_labels(), predictions.probabilities.tolist(), strict=True
+    ):
+        figures = [f"{value:.6f}" for value in values] if said else [""] * len(values)
+        writer.writerow([writable(row["path"]), row["status"], writable(said), *figures])
 
 
 def print_finder(found: FinderResult, plot: Path, *, as_json: bool) -> None:

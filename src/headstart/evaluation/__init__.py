@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         reliability,
     )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
+    from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
     from headstart.evaluation.metrics import (
         METRICS,
         ClassMetrics,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
 
 _HOMES = {
     "calibration": (
@@ -57,6 +59,7 @@ _HOMES = {
         "Example",
         "Interpretation",
     ),
+    "interpret_tags": ("TagInterpretation", "TagMistakes"),
     "metrics": (
         "METRICS",
         "ClassMetrics",
@@ -88,6 +91,7 @@ _HOMES = {
         "concatenate",
     ),
     "report": ("rows_to_picture", "write_report"),
+    "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -105,13 +109,19 @@ __all__ = [
     "Predictions",
     "ReliabilityBin",
     "Swap",
+    "TagInterpretation",
+    "TagMistakes",
     "average",
     "calibrate",
     "concatenate",
     "confusion_matrix",
+    "cross_decided",
     "cross_fitted",
+    "decided_by",
+    "every_tag",
     "f_beta",
     "fit_temperature",
+    "fit_thresholds",
     "interval",
     "measure",
     "metric",

@@ -71,7 +71,7 @@ def cross_fitted(predictions: Predictions, *, seed: int = 0) -> Predictions:
     are drawn within each class. Rows without a known truth take no temperature.
     """
     logits = predictions.logits.astype(np.float64)
-    halves = _halves(predictions, seed)
+    halves = halves_of(predictions, seed)
     for half in (0, 1):
         other = predictions.take(halves == 1 - half)
         logits[halves == half] /= _best_temperature(other)
@@ -141,16 +141,18 @@ def _slope(predictions: Predictions, inverse: float) -> float:
     return float(((scaled.probabilities * logits).sum(axis=1) - truth[:, 0]).sum())
 
 
-def _halves(predictions: Predictions, seed: int) -> NDArray[np.int64]:
-    """0 or 1 for each scored row, as even as can be within each class; -1 for the others.
+def halves_of(predictions: Predictions, seed: int) -> NDArray[np.int64]:
+    """Return 0 or 1 for each scored row, as even as can be within each class; -1 for the others.
 
-    The halves belong to the row numbers: the order of the rows does not matter.
+    For tags, within each combination of them. The halves belong to the row numbers: the order of the
+    rows does not matter.
     """
     halves = np.full(len(predictions), -1, dtype=np.int64)
     rows = np.flatnonzero(predictions.scored_rows)
     rows = rows[np.argsort(predictions.rows[rows], kind="stable")]
     rows = rows[np.random.default_rng(seed).permutation(len(rows))]
-    if predictions.task is Task.SINGLE_LABEL and predictions.targets is not None:
-        rows = rows[np.argsort(predictions.targets[rows], kind="stable")]
+    if predictions.targets is not None:
+        _, kind = np.unique(predictions.targets[rows], axis=0, return_inverse=True)
+        rows = rows[np.argsort(kind.reshape(-1), kind="stable")]
     halves[rows] = np.arange(len(rows)) % 2
     return halves

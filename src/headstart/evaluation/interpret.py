@@ -59,9 +59,7 @@ class Interpretation:
 
     def __init__(self, predictions: Predictions, picture: Callable[[int], Pixels] | None = None) -> None:
         if predictions.task is not Task.SINGLE_LABEL:
-            raise UsageError(
-                "interpretation needs one class per picture", "for tags, see the metrics per class"
-            )
+            raise UsageError("interpretation needs one class per picture", "for tags, use TagInterpretation")
         if not predictions.scored_rows.any():
             raise UsageError("no row has both a prediction and a known truth", "interpret labelled pictures")
         self.predictions = predictions

@@ -130,6 +130,7 @@ METRICS: dict[str, Metric] = {
         _of_means("macro_precision", scores.hits_and_totals, scores.macro_precision),
         _of_means("macro_recall", scores.hits_and_totals, scores.macro_recall),
         _of_means("macro_f1", scores.hits_and_totals, partial(scores.macro_f, beta=1.0)),
+        _of_means("micro_f1", scores.hits_and_totals, scores.micro_f1),
         f_beta(2.0),
         _of_means("cohen_kappa", _single("cohen_kappa"), scores.cohen_kappa),
         _of_means("matthews", _single("matthews"), scores.matthews),
@@ -264,7 +265,8 @@ def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
 class ClassMetrics:
     """How one class fares: `count` rows of it, `predicted` rows called so, `hits` rightly.
 
-    `recall` (with Wilson's interval) and `precision` are NaN where there is nothing to divide.
+    `recall` (with Wilson's interval) and `precision` are NaN where there is nothing to divide;
+    `average_precision` where no row is of the class, or every row is.
     """
 
     name: str
@@ -274,6 +276,7 @@ class ClassMetrics:
     recall: Interval
     precision: Interval
     f1: float
+    average_precision: float
 
 
 def per_class(predictions: Predictions) -> list[ClassMetrics]:
@@ -284,10 +287,12 @@ def per_class(predictions: Predictions) -> list[ClassMetrics]:
         totals = np.zeros((3, len(predictions.classes)), dtype=np.int64)
     else:
         totals = scores.hits_and_totals(usable).sum(axis=0).astype(np.int64).reshape(3, -1)
+    ranked = scores.average_precisions(usable)
     rows = []
-    for name, hits, guess, truth in zip(predictions.classes, *totals.tolist(), strict=True):
+    for name, hits, guess, truth, area in zip(predictions.classes, *totals.tolist(), ranked, strict=True):
         f1 = 2 * hits / (guess + truth) if guess + truth else math.nan
-        rows.append(ClassMetrics(name, truth, guess, hits, _share(hits, truth), _share(hits, guess), f1))
+        shares = _share(hits, truth), _share(hits, guess)
+        rows.append(ClassMetrics(name, truth, guess, hits, *shares, f1, area))
     return rows
 
 

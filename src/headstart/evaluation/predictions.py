@@ -38,8 +38,8 @@ class Predictions:
     `paths` and `split` name the pictures and the part they belong to. `index` holds the row
     numbers in the `Samples` that the rows came from. `status` is empty for a row that was
     predicted, else the reason code for which it was not; such rows are in the table and in no
-    metric. `temperature` divides the logits; `thresholds` (classes,) decide about tags (0.5 each
-    where None).
+    metric. `temperature` divides the logits; `thresholds` (classes,) or (rows, classes) decide about
+    tags (0.5 each where None).
 
     Raises `UsageError` where the shapes do not belong together.
 
@@ -79,7 +79,8 @@ class Predictions:
         }
         shapes = dict.fromkeys(("split", "index", "status"), (count,))
         shapes["targets"] = (count,) if single else logits.shape
-        shapes["thresholds"] = (len(self.classes),)
+        each_row = fixed["thresholds"] is not None and fixed["thresholds"].ndim == 2
+        shapes["thresholds"] = logits.shape if each_row else (len(self.classes),)
         for name, shape in shapes.items():
             if fixed[name] is not None and fixed[name].shape != shape:
                 raise UsageError(f"{name} of shape {fixed[name].shape} do not fit; {shape} is needed")
@@ -189,6 +190,7 @@ class Predictions:
             split=None if self.split is None else self.split[numbers],
             index=self.rows[numbers],
             status=self.statuses[numbers],
+            thresholds=_rows_of(self.thresholds, numbers),
         )
 
     def part(self, split: str) -> Predictions:
@@ -204,6 +206,10 @@ class Predictions:
     def with_temperature(self, temperature: float) -> Predictions:
         """Return the same table with another temperature."""
         return replace(self, temperature=temperature)
+
+    def with_thresholds(self, thresholds: ArrayLike | None) -> Predictions:
+        """Return the same table with other thresholds for its tags: (classes,), or None for 0.5 each."""
+        return replace(self, thresholds=None if thresholds is None else np.asarray(thresholds))
 
     def labels(self) -> list[str]:
         """Return the name of each row's truth; empty where unknown; tags as a JSON list."""
@@ -267,6 +273,7 @@ class Predictions:
     def from_csv(cls, path: Path, *, task: Task = Task.SINGLE_LABEL) -> Predictions:
         """Read what `to_csv` wrote; the logits are the logarithms of the probabilities.
 
+        Of tags, the thresholds are such that they give the decisions in the table.
         Raises `InputMissingError` when it cannot be read, `ConfigError` when it is no such table.
         """
         try:
@@ -311,6 +318,7 @@ class Predictions:
             paths=tuple(columns[0]),
             split=np.array(columns[1], dtype=np.str_),
             status=np.where(empty, UNPREDICTED, ""),
+            thresholds=_thresholds_between(values, columns[3], numbers) if task is Task.MULTI_LABEL else None,
         )
 
 
@@ -396,6 +404,29 @@ def _logits_of(probabilities: NDArray[np.float64], task: Task) -> NDArray[np.flo
     if task is Task.MULTI_LABEL:
         logits = logits - np.log(np.maximum(1.0 - probabilities, _SMALLEST_PROBABILITY))
     return np.asarray(logits, dtype=np.float32)
+
+
+def _rows_of(
+    thresholds: NDArray[np.float64] | None, numbers: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    return thresholds if thresholds is None or thresholds.ndim == 1 else thresholds[numbers]
+
+
+def _thresholds_between(
+    probabilities: NDArray[np.float64], texts: Sequence[str], numbers: dict[str, int]
+) -> NDArray[np.float64]:
+    """Return thresholds (tags,) that lie between the tags that were said and those that were not.
+
+    0.5 where that does, else the middle between the two; 0.5 too where none does.
+    """
+    said = np.zeros(probabilities.shape, dtype=np.bool_)
+    for row, tags in enumerate(texts):
+        said[row, [numbers[name] for name in json.loads(tags or "[]")]] = True
+    known = ~np.isnan(probabilities)
+    low = np.where(known & ~said, probabilities, 0.0).max(axis=0, initial=0.0)
+    high = np.where(known & said, probabilities, 1.0).min(axis=0, initial=1.0)
+    evenly = (low < 0.5) & (high >= 0.5)
+    return np.where(evenly | (low >= high), 0.5, (low + high) / 2)
 
 
 def _figure(value: float) -> str:

@@ -140,6 +140,12 @@ def macro_f(means: Floats, *, beta: float) -> Floats:
     return mean_where(ratio((1 + weight) * hits, weight * truth + guess), (guess + truth) > 0)
 
 
+def micro_f1(means: Floats) -> Floats:
+    """The F1 of all decisions together: of classes it is the accuracy; 0 where nothing is or is said."""
+    hits, guess, truth = thirds(means)
+    return ratio(2 * hits.sum(axis=-1), (guess + truth).sum(axis=-1))
+
+
 def cohen_kappa(means: Floats) -> Floats:
     """Agreement beyond chance (Cohen 1960); 0 where chance alone agrees always."""
     hits, guess, truth = thirds(means)
@@ -168,15 +174,30 @@ def average_precision(predictions: Predictions) -> float:
     return mean_over_classes(predictions, average_precision_of_class)
 
 
+def average_precisions(predictions: Predictions) -> list[float]:
+    """The average precision of each class; NaN where no row has it, or every row."""
+    return over_classes(predictions, average_precision_of_class)
+
+
 def mean_over_classes(predictions: Predictions, score: Callable[[Floats, NDArray[np.bool_]], float]) -> float:
     """The mean score of the classes that some rows have and others lack; NaN without any."""
-    truth = one_hot(predictions) > 0
-    values = [
-        score(predictions.probabilities[:, number], truth[:, number])
-        for number in range(len(predictions.classes))
-        if truth[:, number].any() and not truth[:, number].all()
-    ]
+    values = [value for value in over_classes(predictions, score) if not math.isnan(value)]
     return float(np.mean(values)) if values else math.nan
+
+
+def over_classes(
+    predictions: Predictions, score: Callable[[Floats, NDArray[np.bool_]], float]
+) -> list[float]:
+    """The score of each class; NaN for those that no row has, or every row."""
+    if len(predictions) == 0:
+        return [math.nan] * len(predictions.classes)
+    truth = one_hot(predictions) > 0
+    return [
+        score(predictions.probabilities[:, number], truth[:, number])
+        if truth[:, number].any() and not truth[:, number].all()
+        else math.nan
+        for number in range(len(predictions.classes))
+    ]
 
 
 def auc_of_class(score: Floats, positive: NDArray[np.bool_]) -> float:

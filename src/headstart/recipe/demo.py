@@ -15,13 +15,13 @@ import numpy as np
 from headstart.augment import Augmentation
 from headstart.errors import OutputError
 from headstart.imagedata import ImageData
+from headstart.recipe.body import Body
 from headstart.recipe.clock import spoken
 from headstart.recipe.folder import is_run, next_free
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
 from headstart.recipe.run import prepare_folder, run_steps
-from headstart.recipe.steps import Body
 from headstart.storage import save_tensors, write_atomic
 from headstart.training import Phase, Plan, Settings, one_cycle
 

@@ -8,13 +8,20 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headstart import environment
+from headstart.data.samples import shown
 from headstart.evaluation import (
     Interval,
     Predictions,
     calibrate,
+    cross_decided,
+    every_tag,
+    fit_thresholds,
     interval,
-    paired,
+    metric,
     rows_to_picture,
     write_report,
 )
@@ -40,14 +47,24 @@ def finish(steps: EightSteps) -> Result:
     calibration = _calibrate(steps, valid)
     valid = valid.with_temperature(calibration.temperature)
     test = None if test is None else test.with_temperature(calibration.temperature)
+    # The figures are of tags that were decided by thresholds of the other half; the model gets those of all.
+    fair = cross_decided(valid, steps.metric)
+    if valid.task is Task.MULTI_LABEL:
+        thresholds = _choose_thresholds(steps, valid, fair)
+        valid = valid.with_thresholds(thresholds)
+        test = None if test is None else test.with_thresholds(thresholds)
     scored_test = test if test is not None and bool(test.scored_rows.any()) else None
 
-    final = {"valid": _figures(valid), "test": None if scored_test is None else _figures(scored_test)}
+    final = {
+        "valid": _figures(fair, steps.metric),
+        "test": None if scored_test is None else _figures(scored_test, steps.metric),
+    }
     policy = "flips" if averaged is not None else None
     with steps.narrator.progress("writing the model and the report"):
         learner.export(
             steps.folder / "model",
             temperature=calibration.temperature,
+            thresholds=valid.thresholds,
             tta=averaged is not None,
             metrics={
                 f"{split} {name}": value.to_dict()
@@ -65,7 +82,7 @@ def finish(steps: EightSteps) -> Result:
         if steps.data.audit is not None:
             steps.data.audit.write_quarantine(steps.folder / "quarantine.csv")
         _save_pictures(steps, table)
-        summary = _summary(steps, final, calibration, policy)
+        summary = _summary(steps, final, calibration, policy, valid)
         steps.folder.save_json("summary.json", summary)
         write_report(steps.folder.path)
     return Result(
@@ -79,9 +96,11 @@ def finish(steps: EightSteps) -> Result:
     )
 
 
-def _figures(predictions: Predictions) -> dict[str, Interval]:
+def _figures(predictions: Predictions, asked: str) -> dict[str, Interval]:
+    """The figures with their intervals; of tags the one that was asked for comes first."""
     if predictions.task is Task.MULTI_LABEL:
-        names = ["f2", "macro_f1", "log_loss"]
+        known = ("f2", "average_precision", "macro_f1", "micro_f1", "accuracy", "log_loss")
+        names = list(dict.fromkeys((asked, *known)))
     else:
         names = [
             "accuracy",
@@ -117,7 +136,7 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
             seconds=time.monotonic() - started,
             metrics=metrics,
             gain=gain,
-            gain_accuracy=paired(valid, averaged, steps.metric),
+            gain_accuracy=steps.gain_in_metric(valid, averaged),
         )
     )
     return averaged if kept else None
@@ -139,6 +158,25 @@ def _calibrate(steps: EightSteps, valid: Predictions) -> Calibration:
         StepResult(10, "Calibration", reason, True if helps else None, outcome, time.monotonic() - started)
     )
     return calibration
+
+
+def _choose_thresholds(steps: EightSteps, valid: Predictions, fair: Predictions) -> NDArray[np.float64]:
+    """Return the thresholds of all validation rows, and tell what they give rows that did not choose them."""
+    reason = "From which probability on a tag is said: so that the score that was asked for is best."
+    steps.narrator.step(11, "Thresholds", reason)
+    started = time.monotonic()
+    thresholds = fit_thresholds(valid, steps.metric)
+    chosen = ", ".join(
+        f"{shown(name)} {value:.2f}" for name, value in list(zip(valid.classes, thresholds, strict=True))[:8]
+    )
+    more = f" and {len(thresholds) - 8} more" if len(thresholds) > 8 else ""
+    name, score = steps.metric.replace("_", " "), metric(steps.metric)
+    outcome = (
+        f"{chosen}{more}; {name} at 0.5 {score(valid):.1%}, cross-fitted {score(fair):.1%}, "
+        f"every tag always {score(every_tag(valid)):.1%}"
+    )
+    steps.record(StepResult(11, "Thresholds", reason, True, outcome, time.monotonic() - started))
+    return thresholds
 
 
 def _save_pictures(steps: EightSteps, table: Predictions) -> None:
@@ -163,6 +201,7 @@ def _summary(
     final: dict[str, dict[str, Interval] | None],
     calibration: Calibration,
     policy: str | None,
+    valid: Predictions,
 ) -> dict[str, Any]:
     data, model, audit = steps.learner.data, steps.learner.model, steps.data.audit
     bad = (
@@ -172,6 +211,7 @@ def _summary(
     tta = next((step for step in steps.steps if step.number == 9), None)
     return {
         "schema": 1,
+        "metric": steps.metric,
         "headstart": environment.versions().get("headstart", ""),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -195,6 +235,7 @@ def _summary(
             "classes": list(data.classes),
             "task": str(data.task),
             "counts": data.counts,
+            "pictures": {split: len(data.rows(split)) for split in data.counts},
             "quarantined": [{"path": path, "code": code} for path, code in bad[:200]],
             "quarantined_count": len(bad),
             "duplicates": 0 if audit is None else audit.duplicates,
@@ -221,6 +262,10 @@ def _summary(
         | {"note": _note(steps, final["test"] is not None)},
         "tta": None if tta is None else {"policy": "flips", "kept": policy is not None, **tta.to_dict()},
         "calibration": calibration.to_dict(),
+        "thresholds": None
+        if valid.thresholds is None
+        else dict(zip(valid.classes, valid.thresholds.tolist(), strict=True)),
+        "every_tag": metric(steps.metric)(every_tag(valid)) if valid.task is Task.MULTI_LABEL else None,
         "seconds": round(steps.clock.elapsed, 3),
         "stop_reason": steps.stop_reason,
         "versions": environment.versions(),

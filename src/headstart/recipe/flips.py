@@ -10,8 +10,8 @@ from headstart.evaluation import MirrorFindings, Predictions, mirror_check
 from headstart.imagedata import ImageData, OnProgress
 from headstart.inference import predictions_of
 from headstart.models import Engine, Probe, fit_probe, weights_identity
+from headstart.recipe.body import Body
 from headstart.recipe.narrator import Narrator
-from headstart.recipe.steps import Body
 from headstart.types import Task
 
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.evaluation import Predictions, interval, paired
+from headstart.evaluation import Predictions, every_tag, interval, metric, scores
 from headstart.inference import predictions_of
 from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, weights_identity
 from headstart.recipe.result import StepResult
+from headstart.types import Task
 
 if TYPE_CHECKING:
     from headstart.models import Engine, Features, Probe
@@ -43,11 +44,13 @@ def part_sizes(count: int, class_count: int) -> list[int]:
 class FirstLook:
     """What the first look found, and what later steps go on from.
 
-    `valid`, `test`: the probe's predictions; `skill`: how far its accuracy on validation pictures is
-    from guessing (0) to perfect (1); `sources`: the activations of each split, as `engine` gave them.
+    `valid`, `test`: the probe's predictions; `skill`: how far it is on validation pictures from guessing
+    (0) to perfect (1), in accuracy or, of tags, in average precision; `sources`: the activations of each
+    split, as `engine` gave them; `identity` names the weights.
     """
 
     engine: Engine
+    identity: str
     sources: dict[str, TensorSource]
     probe: Probe
     valid: Predictions
@@ -84,8 +87,8 @@ def look_first(steps: EightSteps) -> FirstLook:
             name="Probe",
             reason="A logistic regression on the frozen features: every later step must beat it.",
             kept=True,
-            outcome=f"{steps.figures(metrics)}; penalty {probe.penalty:.3g} by cross-validation"
-            + growing.worth_of_twice(valid),
+            outcome=f"{steps.figures(metrics)}{_for_nothing(steps, valid)}; penalty {probe.penalty:.3g} by "
+            f"cross-validation{growing.worth_of_twice(valid)}",
             seconds=time.monotonic() - started,
             metrics=metrics,
         )
@@ -95,10 +98,22 @@ def look_first(steps: EightSteps) -> FirstLook:
         # Only now: nobody waits for these, and nothing is chosen by them.
         source = look("test")
         test = predictions_of(steps.data.samples, source.index, probe.logits(source.features))
-    return FirstLook(engine, sources, probe, valid, test, _skill(valid))
+    return FirstLook(engine, identity, sources, probe, valid, test, _skill(valid))
+
+
+def _for_nothing(steps: EightSteps, valid: Predictions) -> str:
+    """Say what every tag always would score: recall costs nothing so, and an F2 counts it twice."""
+    if valid.task is not Task.MULTI_LABEL:
+        return ""
+    return f" (every tag always: {metric(steps.metric)(every_tag(valid)):.1%})"
 
 
 def _skill(predictions: Predictions) -> float:
+    if predictions.task is Task.MULTI_LABEL:
+        # Guessing has as average precision the share of the rows that have the tag.
+        chances = scores.one_hot(predictions).mean(axis=0)
+        ways = (scores.average_precisions(predictions) - chances) / np.maximum(1 - chances, 1e-12)
+        return float(max(0.0, np.nanmean(ways))) if np.isfinite(ways).any() else 0.0
     chance = 1 / max(2, len(predictions.classes))
     return max(0.0, (interval(predictions, "accuracy").value - chance) / (1 - chance))
 
@@ -163,7 +178,7 @@ class _Growing:
         if self._half is None:
             return ""
         size, before = self._half
-        gain = paired(before, valid, self._steps.metric)
+        gain = self._steps.gain_in_metric(before, valid)
         points = f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} … {100 * gain.high:+.1f})"
         verdict = "more pictures will help" if gain.low > 0 else "one cannot tell that more would help"
         return f"; against {size:,} pictures {points}: {verdict}"

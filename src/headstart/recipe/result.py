@@ -23,7 +23,8 @@ class StepResult:
 
     `kept` is None for steps that cannot be undone because they change no prediction. `gain` is the
     fall of the validation log loss against the best model before the step, `gain_accuracy` the rise
-    of the accuracy, both with 95 % intervals from the same paired bootstrap.
+    of the accuracy (of the metric that was asked for), both with 95 % intervals from the same paired
+    bootstrap.
     """
 
     number: int

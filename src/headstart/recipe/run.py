@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from headstart.imagedata import ImageData
+from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock, parse_duration, spoken
 from headstart.recipe.folder import RunFolder, next_free
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
-from headstart.recipe.steps import Body, EightSteps
+from headstart.recipe.steps import EightSteps
 from headstart.training import Plan, Settings
 from headstart.types import Size
 
@@ -29,6 +30,7 @@ def train(
     out: str | Path | None = None,
     seed: int = 0,
     time: str | float | None = None,
+    metric: str | None = None,
     device: str = "auto",
     force: bool = False,
     narrator: Narrator | None = None,
@@ -37,6 +39,8 @@ def train(
 
     `data` is a folder (class folders, or train/valid/test) or an `ImageData`, whose options decide on
     size, split and augmentation. `plan` replaces the eight steps. `time` is a budget, such as `10m`.
+    `metric` is shown beside the log loss, and the thresholds of tags are fitted to it (default: the
+    accuracy, for tags `f2`).
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
@@ -53,7 +57,14 @@ def train(
         told.say(line)
     budget = parse_duration(time) if isinstance(time, str) else time
     return run_steps(
-        data, chosen, Body(arch, weights, from_scratch), folder, told, budget=budget, device=device
+        data,
+        chosen,
+        Body(arch, weights, from_scratch),
+        folder,
+        told,
+        budget=budget,
+        metric=metric,
+        device=device,
     )
 
 
@@ -96,7 +107,7 @@ def run_steps(
     *,
     budget: float | None = None,
     rate_ratio: float | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     device: str = "auto",
 ) -> Result:
     """Run a plan over data that is ready, into a folder that is ready; see `train`."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from headstart.augment import describe
 from headstart.errors import UsageError
-from headstart.evaluation import Gain, Interval, Predictions, interval, paired
+from headstart.evaluation import Gain, Interval, Predictions, cross_decided, interval, measure, paired
 from headstart.imagedata import ImageData
+from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import finish
+from headstart.recipe.flips import check_flips
 from headstart.recipe.folder import RunFolder
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import FirstLook, look_first
@@ -25,7 +28,7 @@ from headstart.recipe.rates import choose_ratio, with_rates, within_budget
 from headstart.recipe.result import Result, StepResult, Verdict
 from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
 from headstart.training import Phase, Plan
-from headstart.types import Size
+from headstart.types import Size, Task
 
 if TYPE_CHECKING:
     import torch
@@ -43,20 +46,12 @@ class Best:
     name: str
 
 
-@dataclass(frozen=True)
-class Body:
-    """What to start from: a timm name and where its weights are."""
-
-    arch: str = "resnet34"
-    weights: str | Path | None = None
-    from_scratch: bool = False
-
-
 class EightSteps:
     """One run of the recipe over `data`, following `plan`, written to `folder`.
 
     `rate_ratio` is how many times lower each earlier group's rate is than the next (3 to 10), or None
-    to decide by how well the frozen features do. `metric` is shown beside the log loss.
+    to decide by how well the frozen features do. `metric` is shown beside the log loss: the accuracy
+    unless asked otherwise, for tags the F2. Raises `UsageError` for one that has no meaning for tags.
     """
 
     def __init__(
@@ -69,14 +64,16 @@ class EightSteps:
         *,
         clock: Clock,
         rate_ratio: float | None = None,
-        metric: str = "accuracy",
+        metric: str | None = None,
         device: str = "auto",
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
         self.data, self.plan, self.body = data, plan, body
         self.folder, self.narrator, self.clock = folder, narrator, clock
-        self.rate_ratio, self.metric, self.device = rate_ratio, metric, device
+        self.rate_ratio, self.device = rate_ratio, device
+        self.metric = metric or default_metric(data.task)
+        _check_metric(self.metric, data)
         self.steps: list[StepResult] = []
         self.finders: list[dict[str, object]] = []
         self.first: FirstLook | None = None
@@ -138,15 +135,32 @@ class EightSteps:
         self.narrator.step(1, "Data with augmentation", reason)
         started = time.monotonic()
         self.folder.save_figure("augmentation.jpg", self.data.show_batch(12))
+        warnings = self._flip_warnings()
+        for line in warnings:
+            self.narrator.say(f"  ! {line}")
         result = StepResult(
             number=1,
             name="Data with augmentation",
             reason=reason,
             kept=None,
-            outcome=f"{describe(self.data.augmentation)}; see augmentation.jpg",
+            outcome="; ".join([f"{describe(self.data.augmentation)}; see augmentation.jpg", *warnings]),
             seconds=time.monotonic() - started,
         )
         self.record(result)
+
+    def _flip_warnings(self) -> list[str]:
+        """Say where the pictures' labels do not survive being mirrored or turned, by what the probe saw.
+
+        The features of the changed pictures are kept: averaging over views asks for the same ones.
+        """
+        flips = self.data.augmentation.flip_horizontal or self.data.augmentation.dihedral
+        if self.first is None or not flips or self.data.task is not Task.SINGLE_LABEL:
+            return []
+        with self.narrator.progress("looking at mirrored pictures") as on_progress:
+            found = check_flips(
+                self.data, self.first.engine, self.first.identity, self.first.probe, on_progress=on_progress
+            )
+        return [line.strip() for finding in found for line in finding.lines]
 
     # ---- one phase -------------------------------------------------------------------------
 
@@ -201,7 +215,7 @@ class EightSteps:
         self, phase: Phase, after: Predictions, seconds: float, epochs: int, verdict: Verdict | None
     ) -> None:
         gain = gain_in_log_loss(self.best.valid, after)
-        accuracy = paired(self.best.valid, after, self.metric)
+        accuracy = self.gain_in_metric(self.best.valid, after)
         kept = pays(gain)
         metrics = self.measure(after)
         outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
@@ -237,9 +251,18 @@ class EightSteps:
         self.learner.set_state(self.best.state)
 
     def measure(self, predictions: Predictions) -> dict[str, Interval]:
-        """Return the metric and the log loss, with their intervals."""
+        """Return the metric and the log loss, with their intervals.
+
+        Tags are decided by thresholds that the other half of the rows gives.
+        """
         names = dict.fromkeys((self.metric, "log_loss"))
-        return {name: interval(predictions, name) for name in names}
+        decided = cross_decided(predictions, self.metric)
+        return {name: interval(decided, name) for name in names}
+
+    def gain_in_metric(self, before: Predictions, after: Predictions) -> Gain:
+        """Return what was gained in the metric, each decided by thresholds of its own."""
+        tables = [cross_decided(table, self.metric) for table in (before, after)]
+        return paired(tables[0], tables[1], self.metric)
 
     def figures(self, metrics: dict[str, Interval]) -> str:
         """Return the metric and the log loss in words."""
@@ -260,3 +283,15 @@ class EightSteps:
         """Keep the result of a step, and tell it."""
         self.steps.append(result)
         self.narrator.outcome(result)
+
+
+def default_metric(task: Task) -> str:
+    """Return what is shown beside the log loss where nobody asks for something else."""
+    return "f2" if task is Task.MULTI_LABEL else "accuracy"
+
+
+def _check_metric(name: str, data: ImageData) -> None:
+    """Raise `UsageError` for a metric that the task has no use for, before any picture is looked at."""
+    count = len(data.classes)
+    targets = np.zeros((1, count) if data.task is Task.MULTI_LABEL else 1)
+    measure(Predictions(np.zeros((1, count), np.float32), data.classes, data.task, targets=targets), [name])

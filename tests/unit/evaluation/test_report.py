@@ -383,5 +383,31 @@ def test_tags_have_a_report_without_a_confusion_matrix(make_run: MakeRun) -> Non
     page = read(run)
     assert page.faults == []
     assert "F2 on validation pictures" in page.text
-    assert "Class by class" in page.text
+    assert "Tag by tag" in page.text
+    assert "Class by class" not in page.text
+    for title in ("What it misses, and what it invents", "What goes together", "Where it is most wrong"):
+        assert title in page.text
     assert not any(a.get("id") == "confusion" for _, a in page.tags)
+
+
+def test_the_pictures_kept_of_tags_are_those_that_the_report_shows(make_run: MakeRun) -> None:
+    run = make_run(valid=60, pictures=False)
+    random = np.random.default_rng(1)
+    tags = Predictions(
+        random.normal(size=(50, 3)),
+        ("red", "round", "small"),
+        task=Task.MULTI_LABEL,
+        targets=random.integers(0, 2, size=(50, 3)),
+        paths=tuple(f"{row}.jpg" for row in range(50)),
+        split=np.array(["valid"] * 50),
+        thresholds=np.array([0.3, 0.5, 0.61]),
+    )
+    tags.to_csv(run / "predictions.csv")
+    tags.to_csv(run / "probe_predictions.csv")
+    change(run, data={"task": "multi-label", "classes": list(tags.classes)}, thresholds={"red": 0.3})
+    (run / "pictures").mkdir()
+    for row in rows_to_picture(tags).tolist():
+        Image.new("RGB", (8, 8)).save(run / "pictures" / f"{row}.jpg")
+    page = read(run)
+    assert "0.30" in page.text, "the threshold of a tag stands beside it"
+    assert not any(a.get("class") == "no-picture" for _, a in page.tags)

@@ -31,15 +31,18 @@ class Figure:
     facts: tuple[tuple[str, str], ...] = field(default=())
 
 
-def against_time(steps: Sequence[Row]) -> list[Figure]:
-    """What every step reached in accuracy and log loss, against the seconds spent until then."""
-    drawn = [_against_time(steps, "accuracy"), _against_time(steps, "log_loss")]
+def against_time(steps: Sequence[Row], metric: str = "accuracy") -> list[Figure]:
+    """What every step reached in a metric and in log loss, against the seconds spent until then."""
+    drawn = [_against_time(steps, name) for name in dict.fromkeys((metric, "log_loss"))]
     return [each for each in drawn if each is not None]
 
 
 def _against_time(steps: Sequence[Row], metric: str) -> Figure | None:
     share = metric == "accuracy"
-    write = wording.percent if share else wording.number
+
+    def write(value: float) -> str:
+        return wording.metric_text(metric, value)
+
     spent = itertools.accumulate(float(step.get("seconds") or 0.0) for step in steps)
     whiskers = []
     for step, seconds in zip(steps, spent, strict=True):
@@ -52,13 +55,14 @@ def _against_time(steps: Sequence[Row], metric: str) -> Figure | None:
     kept = [each for each in whiskers if not each.hollow]
     if len(whiskers) < 2 or not kept:
         return None
-    name = metric.replace("_", " ")
+    name = wording.metric_name(metric).lower() if "_" in metric or share else wording.metric_name(metric)
     line = charts.Series([each.x for each in kept], [each.value for each in kept], "accent")
     limits = (0.0, 1.04 * max(each.x for each in whiskers) + 1e-6)
     axes = charts.Axes("seconds spent", name, y_percent=share, x_range=limits)
-    words = f"{name.capitalize()} after each step, from {write(kept[0].value)} to {write(kept[-1].value)}."
+    title = name[:1].upper() + name[1:]
+    words = f"{title} after each step, from {write(kept[0].value)} to {write(kept[-1].value)}."
     return Figure(
-        f"{name.capitalize()} against time",
+        f"{title} against time",
         charts.line_chart(words, axes, [line], whiskers=whiskers),
         caption=f"Dots carry the step's number and {wording.INTERVAL}; hollow ones were undone.",
     )
@@ -101,7 +105,7 @@ def finder(found: Row) -> Figure:
     )
 
 
-def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure]:
+def training_curves(history: Sequence[Row], steps: Sequence[Row], metric: str = "accuracy") -> list[Figure]:
     """Losses, metric and rates over the epochs of the run, with the steps marked."""
     history = [row for row in history if not _is_part(row)]
     if not history:
@@ -110,18 +114,19 @@ def training_curves(history: Sequence[Row], steps: Sequence[Row]) -> list[Figure
     limits = (0.0, float(len(history)))
     epochs = [number + 1.0 for number in range(len(history))]
     figures = [_loss_curves(history, epochs, limits, bands)]
-    accuracy = [_number(row.get("accuracy")) for row in history]
-    if any(map(math.isfinite, accuracy)):
-        axes = charts.Axes("epoch", "accuracy", y_percent=True, x_range=limits)
-        line = charts.Series(epochs, accuracy, "accent", "accuracy", dots=True)
-        best = max(filter(math.isfinite, accuracy))
+    values = [_number(row.get(metric)) for row in history]
+    if metric != "log_loss" and any(map(math.isfinite, values)):
+        name = metric.replace("_", " ") if metric != "f2" else "F2"
+        axes = charts.Axes("epoch", name, y_percent=metric == "accuracy", x_range=limits)
+        line = charts.Series(epochs, values, "accent", name, dots=True)
+        best = max(filter(math.isfinite, values))
         drawing = charts.line_chart(
-            f"Validation accuracy by epoch; the highest is {wording.percent(best)}.",
+            f"Validation {name} by epoch; the highest is {wording.metric_text(metric, best)}.",
             axes,
             [line],
             bands=bands,
         )
-        figures.append(Figure("Validation accuracy", drawing, (("accent", "after each epoch"),)))
+        figures.append(Figure(f"Validation {name}", drawing, (("accent", "after each epoch"),)))
     figures += _step_curves(history, limits, bands)
     return figures
 

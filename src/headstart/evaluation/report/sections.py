@@ -12,11 +12,14 @@ import numpy as np
 
 from headstart.evaluation.calibration import reliability
 from headstart.evaluation.interpret import Example, Interpretation
-from headstart.evaluation.metrics import Gain, confusion_matrix, paired, per_class
+from headstart.evaluation.interpret_tags import TagInterpretation
+from headstart.evaluation.metrics import confusion_matrix, per_class
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.report import figures, selection, wording
 from headstart.evaluation.report.folder import RunFolder
+from headstart.evaluation.report.headline import headline, is_tags, metric_of
 from headstart.evaluation.report.pictures import Pictures
+from headstart.evaluation.report.tags import examples, tag_rows, together
 from headstart.types import Task
 
 _TABLE_CLASSES = 20  # a confusion matrix of more classes is drawn as a map
@@ -29,7 +32,11 @@ def sections(run: RunFolder) -> dict[str, Any]:
     summary = run.summary
     predictions = run.predictions
     looked_at = None if predictions is None else selection.looked_at(predictions)
-    interpretation = Interpretation(looked_at) if looked_at is not None else None
+    interpretation = view = None
+    if looked_at is not None and looked_at.task is Task.MULTI_LABEL:
+        view = TagInterpretation(looked_at)
+    elif looked_at is not None:
+        interpretation = Interpretation(looked_at)
     pictures = Pictures(run.path)
     return {
         "run_name": wording.visible(run.path.resolve().name),
@@ -38,20 +45,24 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "version": summary.get("headstart") or "",
         "stop_reason": summary.get("stop_reason") or "",
         "facts": _facts(run),
-        "headline": _headline(run),
+        "headline": headline(run),
         "steps": _steps(run),
-        "step_charts": figures.against_time(run.steps),
+        "step_charts": figures.against_time(run.steps, metric_of(run)),
+        "metric": wording.metric_name(metric_of(run)),
         "data": _data(summary),
         "augmentation": pictures.file("augmentation.jpg"),
         "finders": [figures.finder(each) for each in summary.get("finders") or []],
         "curves": _curves(run),
         "metrics": _metric_rows(summary),
-        "classes": _class_rows(run),
+        "classes": _class_rows(run) if view is None else [],
+        "tags": [] if view is None else tag_rows(view.predictions, metric_of(run), _thresholds(run)),
+        "together": None if view is None else together(view),
+        "mistakes": [] if view is None else _mistakes(view, pictures),
         "looked_at": len(looked_at) if looked_at is not None else 0,
         "looked_at_part": _part_of(looked_at),
         "confusion": _confusion(interpretation),
         "confused": _confused(interpretation, pictures),
-        "losses": _top_losses(interpretation, pictures),
+        "losses": _top_losses(interpretation or view, pictures),
         "calibration": _calibration(run, looked_at),
         "settings": _settings(summary),
         "plan": run.plan,
@@ -60,8 +71,9 @@ def sections(run: RunFolder) -> dict[str, Any]:
 
 
 def _curves(run: RunFolder) -> list[figures.Figure]:
-    growth = figures.more_pictures(run.history)
-    return [*figures.training_curves(run.history, run.steps), *([growth] if growth else [])]
+    metric = metric_of(run)
+    growth = figures.more_pictures(run.history, metric)
+    return [*figures.training_curves(run.history, run.steps, metric), *([growth] if growth else [])]
 
 
 def _title(summary: Mapping[str, Any]) -> str:
@@ -69,13 +81,20 @@ def _title(summary: Mapping[str, Any]) -> str:
     return wording.visible(root.replace("\\", "/").rstrip("/").rpartition("/")[2] or "A run")
 
 
+def _thresholds(run: RunFolder) -> dict[str, float]:
+    return dict(run.summary.get("thresholds") or {})
+
+
 def _facts(run: RunFolder) -> list[str]:
     data, model = run.summary.get("data") or {}, run.summary.get("model") or {}
     pictures = sum(sum(part.values()) for part in (data.get("counts") or {}).values())
+    if is_tags(run):  # a picture has any number of them
+        pictures = sum((data.get("pictures") or {}).values())
     size = model.get("image_size") or []
     facts = []
     if data.get("classes"):
-        facts.append(wording.plural(len(data["classes"]), "class", "classes"))
+        words = ("tag", "tags") if is_tags(run) else ("class", "classes")
+        facts.append(wording.plural(len(data["classes"]), *words))
     if pictures:
         facts.append(wording.plural(pictures, "picture"))
     if model.get("arch"):
@@ -88,66 +107,11 @@ def _facts(run: RunFolder) -> list[str]:
     return facts
 
 
-def _headline(run: RunFolder) -> dict[str, Any] | None:
-    """The one figure, what it was measured on, and how far it can be believed."""
-    final = run.summary.get("final") or {}
-    split = "test" if final.get("test") else "valid"
-    measured = final.get(split) or {}
-    name = "accuracy" if "accuracy" in measured else next(iter(measured), None)
-    if name is None:
-        return None
-    figure = measured[name]
-    part = run.part(split)
-    chosen_among = sum(step.get("kept") is not None for step in run.steps)
-    return {
-        "name": wording.metric_name(name),
-        "value": wording.metric_text(name, figure.get("value")),
-        "range": wording.metric_range(name, figure),
-        "split": {"valid": "validation", "test": "test"}[split],
-        "count": len(part) if part is not None else _count_of(run.summary, split),
-        "words": wording.wrong_in_words(figure["value"]) if _known(name, figure, "accuracy") else "",
-        "honest": split == "test",
-        "chosen_among": chosen_among,
-        "note": final.get("note") or "",
-        "against_probe": _against_probe(run, split),
-        "probe": _probe_accuracy(run, split),
-    }
-
-
-def _known(name: str, figure: Mapping[str, Any], wanted: str) -> bool:
-    return name == wanted and figure.get("value") is not None
-
-
-def _count_of(summary: Mapping[str, Any], split: str) -> int:
-    return sum(((summary.get("data") or {}).get("counts") or {}).get(split, {}).values())
-
-
-def _against_probe(run: RunFolder, split: str) -> Gain | None:
-    after, before = run.part(split), _probe_part(run, split)
-    if after is None or before is None or after.paths != before.paths:
-        return None
-    return paired(before, after, "accuracy")
-
-
-def _probe_part(run: RunFolder, split: str) -> Predictions | None:
-    """The probe's rows of a part, if they are the very rows of the model."""
-    after = run.part(split)
-    if run.probe is None or after is None or run.probe.task is not Task.SINGLE_LABEL:
-        return None
-    part = run.probe.part(split).scored()
-    return part if part.paths == after.paths and part.classes == after.classes else None
-
-
-def _probe_accuracy(run: RunFolder, split: str) -> float | None:
-    part = _probe_part(run, split)
-    return None if part is None else float(np.mean(part.predicted == part.targets))
-
-
 def _steps(run: RunFolder) -> list[dict[str, Any]]:
     limits = figures.gain_limits(run.steps)
     rows = []
     for step in run.steps:
-        gain, accuracy = step.get("gain"), (step.get("metrics") or {}).get("accuracy")
+        gain, accuracy = step.get("gain"), (step.get("metrics") or {}).get(metric_of(run))
         points = step.get("gain_accuracy")
         rows.append(
             {
@@ -157,10 +121,8 @@ def _steps(run: RunFolder) -> list[dict[str, Any]]:
                 # The outcome of a step with a gain repeats figures that stand beside it.
                 "outcome": _judged(gain, step.get("kept")) if gain else step.get("outcome") or "",
                 "state": _KEPT.get(step.get("kept"), ""),
-                "accuracy": wording.percent(accuracy["value"]) if accuracy else "",
-                "accuracy_range": wording.percent_range(accuracy["low"], accuracy["high"])
-                if accuracy
-                else "",
+                "accuracy": wording.metric_text(metric_of(run), accuracy["value"]) if accuracy else "",
+                "accuracy_range": wording.metric_range(metric_of(run), accuracy) if accuracy else "",
                 "gain": wording.signed(gain["value"]) if gain else "",
                 "gain_range": wording.signed_range(gain["low"], gain["high"]) if gain else "",
                 "bar": figures.gain_bar(gain, limits) if gain else "",
@@ -211,7 +173,8 @@ def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
         "line": data.get("line") or "",
         "splits": splits,
         "rows": rows,
-        "totals": [sum(counts[split].values()) for split in splits],
+        "totals": [(data.get("pictures") or {}).get(split, sum(counts[split].values())) for split in splits],
+        "word": "Tag" if data.get("task") == str(Task.MULTI_LABEL) else "Class",
         "quarantined": data.get("quarantined") or [],
         "quarantined_count": data.get("quarantined_count") or 0,
         "duplicates": data.get("duplicates") or 0,
@@ -332,7 +295,16 @@ def _confused(interpretation: Interpretation | None, pictures: Pictures) -> list
     ]
 
 
-def _top_losses(interpretation: Interpretation | None, pictures: Pictures) -> list[dict[str, Any]]:
+def _mistakes(view: TagInterpretation, pictures: Pictures) -> list[dict[str, Any]]:
+    return [
+        {"tag": tag, "way": way, "count": count, "pictures": [_card(each, pictures) for each in some]}
+        for tag, way, count, some in examples(view)
+    ]
+
+
+def _top_losses(
+    interpretation: Interpretation | TagInterpretation | None, pictures: Pictures
+) -> list[dict[str, Any]]:
     if interpretation is None:
         return []
     return [_card(example, pictures) for example in selection.worst(interpretation)]

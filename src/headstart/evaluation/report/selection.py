@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.evaluation.interpret import Confusion, Example, Interpretation
+from headstart.evaluation.interpret_tags import TagInterpretation
 from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.report.tags import examples
 from headstart.types import Task
 
 TOP_LOSSES = 24
@@ -19,19 +23,19 @@ PICTURES_PER_PAIR = 4
 def rows_to_picture(predictions: Predictions) -> NDArray[np.int64]:
     """Return the row numbers of `predictions` whose thumbnails the report shows: int64, ascending.
 
-    They are the top losses and the most confused pairs of the validation part, or of the test
-    part where there is no other.
+    They are the top losses and the most confused pairs (of tags, what was missed and invented) of
+    the validation part, or of the test part where there is no other.
     """
     seen = looked_at(predictions)
     if seen is None:
         return np.zeros(0, dtype=np.int64)
-    in_order = Predictions(
-        logits=seen.logits,
-        classes=seen.classes,
-        targets=seen.targets,
-        temperature=seen.temperature,
-        index=np.flatnonzero(looked_at_rows(predictions)),
-    )
+    in_order = replace(seen, index=np.flatnonzero(looked_at_rows(predictions)))
+    if seen.task is Task.MULTI_LABEL:
+        view = TagInterpretation(in_order)
+        shown = worst(view)
+        for *_, some in examples(view):
+            shown += some
+        return np.unique(np.array([example.index for example in shown], dtype=np.int64))
     interpretation = Interpretation(in_order)
     shown = worst(interpretation)
     for pair in pairs(interpretation):
@@ -49,14 +53,12 @@ def looked_at_rows(predictions: Predictions) -> NDArray[np.bool_]:
 
 
 def looked_at(predictions: Predictions) -> Predictions | None:
-    """The rows of `looked_at_rows`; None where there are none, and for tags."""
+    """The rows of `looked_at_rows`; None where there are none."""
     rows = looked_at_rows(predictions)
-    if predictions.task is not Task.SINGLE_LABEL or not rows.any():
-        return None
-    return predictions.take(rows)
+    return predictions.take(rows) if rows.any() else None
 
 
-def worst(interpretation: Interpretation) -> list[Example]:
+def worst(interpretation: Interpretation | TagInterpretation) -> list[Example]:
     """The top losses that say something: of what is right and sure, no more than fill a row."""
     examples = interpretation.top_losses(TOP_LOSSES)
     telling = sum(example.loss > TELLING_LOSS for example in examples)
