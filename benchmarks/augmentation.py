@@ -42,8 +42,9 @@ from outer_folds import clustered_interval
 
 from headstart import ImageData, Learner
 from headstart.augment import none, side_on
-from headstart.data import Samples, batch_bounds, order
+from headstart.data import Samples
 from headstart.inference import module_forward, predict
+from headstart.ordering import batch_bounds, order
 from headstart.training import Settings
 from headstart.types import Batch, BatchSource
 
