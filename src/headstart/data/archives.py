@@ -145,7 +145,7 @@ def _zip_members(archive: Path) -> list[Member]:
     name = archive.name
     try:
         with zipfile.ZipFile(archive) as opened, open(archive, "rb") as stream:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            entries = [entry for entry in opened.infolist() if not entry.filename.endswith("/")]
             if len(entries) > MAX_MEMBERS:
                 raise DataError(
                     f"{shown(name)} has {len(entries):,} members, more than {MAX_MEMBERS:,}",

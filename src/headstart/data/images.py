@@ -154,6 +154,8 @@ def decode_with_size(
     colours = colours or Colours()
     picture, name = _open(data, limits or Limits())
     mode = picture.mode
+    # Pillow turns a TIFF when it is loaded, which also removes the mark.
+    turned = _orientation(picture) if name == "TIFF" else 1
     pixels = None
     if name == "JPEG" and mode in ("RGB", "L"):
         pixels = _jpeg_pixels(data, (picture.height, picture.width), short_side, colours)
@@ -161,10 +163,9 @@ def decode_with_size(
         pixels = _pillow_pixels(picture, data, name, short_side, colours)
     else:
         pixels = _reduced(pixels, short_side)
-    # Pillow turns a TIFF when it is loaded, which also removes the mark.
     orientation = _orientation(picture)
     whole = (picture.width, picture.height) if orientation >= 5 else (picture.height, picture.width)
-    return Decoded(_upright(pixels, orientation), whole, name, mode, orientation)
+    return Decoded(_upright(pixels, orientation), whole, name, mode, max(turned, orientation))
 
 
 def size(data: bytes, *, limits: Limits | None = None) -> Size:
