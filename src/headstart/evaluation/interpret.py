@@ -33,7 +33,7 @@ class Example:
     """One picture: its row in the table, its number in the `Samples`, and what was said of it.
 
     `probability` is that of the prediction, `truth_probability` that of the truth; `loss` is the
-    log loss in nats.
+    log loss in nats. Of tags, `probability` is that of one `tag`, which the example is about.
     """
 
     row: int
@@ -44,6 +44,7 @@ class Example:
     loss: float
     probability: float
     truth_probability: float
+    tag: str = ""
 
 
 class Interpretation:

@@ -135,6 +135,7 @@ class TagInterpretation:
             truth=self._text(self._truth[place]),
             loss=float(self._losses[place]),
             probability=probability,
+            tag=self.predictions.classes[tag],
             truth_probability=probability if self._truth[place, tag] else 1 - probability,
         )
 

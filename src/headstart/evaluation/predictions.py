@@ -128,7 +128,8 @@ class Predictions:
         """Logarithms of `probabilities`, float64 (rows, classes), exact where those round to 0."""
         scaled = self.logits.astype(np.float64) / self.temperature
         if self.task is Task.MULTI_LABEL:
-            result = -np.logaddexp(0.0, -scaled)
+            with np.errstate(invalid="ignore"):
+                result = -np.logaddexp(0.0, -scaled)
         else:
             with np.errstate(invalid="ignore"):
                 shifted = scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf)
@@ -173,7 +174,8 @@ class Predictions:
             return np.full(len(self), np.nan)
         if self.task is Task.MULTI_LABEL:
             scaled = self.logits.astype(np.float64) / self.temperature
-            each = np.logaddexp(0.0, np.where(self.targets == 1, -scaled, scaled))
+            with np.errstate(invalid="ignore"):
+                each = np.logaddexp(0.0, np.where(self.targets == 1, -scaled, scaled))
             return np.where(self.scored_rows, each.mean(axis=1), np.nan)
         truth = np.take_along_axis(self.log_probabilities, np.maximum(self.targets, 0)[:, None], axis=1)
         return np.where(self.scored_rows, -truth[:, 0], np.nan)

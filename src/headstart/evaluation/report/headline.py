@@ -51,7 +51,7 @@ def headline(run: RunFolder) -> dict[str, Any] | None:
         "chosen_among": chosen_among,
         "note": final.get("note") or "",
         "against_probe": _against_probe(run, split),
-        "probe": _probe_accuracy(run, split),
+        "probe": _probe_figure(run, split),
     }
 
 
@@ -94,10 +94,12 @@ def _probe_part(run: RunFolder, split: str) -> Predictions | None:
     return part if part.paths == after.paths and part.classes == after.classes else None
 
 
-def _probe_accuracy(run: RunFolder, split: str) -> float | None:
+def _probe_figure(run: RunFolder, split: str) -> str:
+    """What the probe had, in words."""
     part = _probe_part(run, split)
     if part is None:
-        return None
+        return ""
     if part.task is Task.MULTI_LABEL:
-        return METRICS[metric_of(run)](_as_judged(part, run, split))
-    return float(np.mean(part.predicted == part.targets))
+        name = metric_of(run)
+        return wording.metric_text(name, METRICS[name](_as_judged(part, run, split)))
+    return wording.percent(float(np.mean(part.predicted == part.targets)))

@@ -318,8 +318,10 @@ def _card(example: Example, pictures: Pictures) -> dict[str, Any]:
         "prediction": example.prediction,
         "right": example.truth == example.prediction,
         "loss": wording.number(example.loss, 2),
-        "probability": wording.probability(example.probability),
-        "truth_probability": wording.probability(example.truth_probability),
+        "probability": "" if example.tag else wording.probability(example.probability),
+        "truth_probability": f"{wording.visible(example.tag)} {wording.probability(example.probability)}"
+        if example.tag
+        else wording.probability(example.truth_probability),
     }
 
 

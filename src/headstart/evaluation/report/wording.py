@@ -13,8 +13,8 @@ INTERVAL = "its 95\N{NO-BREAK SPACE}% interval"
 _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _METRICS = {
-    "accuracy": ("Accuracy", "pictures called rightly"),
-    "error_rate": ("Error rate", "pictures called wrongly"),
+    "accuracy": ("Accuracy", "pictures (of tags: decisions) called rightly"),
+    "error_rate": ("Error rate", "pictures (of tags: decisions) called wrongly"),
     "top_5": ("Top 5", "truth among the five most probable"),
     "balanced_accuracy": ("Balanced accuracy", "mean recall: every class counts the same"),
     "macro_precision": ("Precision", "mean over the classes"),
