@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headstart.evaluation import Predictions
 from headstart.imagedata import ImageData
 from headstart.models import fit_probe
 from headstart.recipe import Body, Narrator, eight_steps, prepare_folder
 from headstart.recipe.clock import Clock
-from headstart.recipe.probing import APART, FEWEST, FEWEST_OF_A_CLASS, look_first, part_sizes
+from headstart.recipe.probing import APART, FEWEST, FEWEST_OF_A_CLASS, _skill, look_first, part_sizes
 from headstart.recipe.steps import EightSteps
 from headstart.storage import save_tensors
+from headstart.types import Task
 
 
 @given(count=st.integers(0, 10**7), class_count=st.integers(2, 2000))
@@ -81,3 +83,17 @@ def test_the_probe_is_told_as_it_grows_and_ends_where_it_would_have_ended(
     np.testing.assert_array_equal(train.features, again.features)
     whole = fit_probe(again.features, again.targets, 2, seed=data.seed)
     np.testing.assert_array_equal(found.probe.weight, whole.weight)
+
+
+def test_the_skill_of_tags_goes_from_guessing_to_perfect_however_rare_they_are() -> None:
+    random = np.random.default_rng(0)
+    targets = random.uniform(size=(3000, 3)) < [0.03, 0.3, 0.8]
+
+    def skill(logits: np.ndarray) -> float:
+        return _skill(Predictions(logits, ("a", "b", "c"), Task.MULTI_LABEL, targets=targets))
+
+    noise = random.normal(size=targets.shape)
+    assert skill(noise) == pytest.approx(0.0, abs=0.03)
+    assert skill(targets + 0.001 * noise) == pytest.approx(1.0)
+    assert 0.2 < skill(2 * targets + noise) < 0.8
+    assert _skill(Predictions(np.zeros((4, 1)), ("a",), Task.MULTI_LABEL, targets=np.ones((4, 1)))) == 0.0
