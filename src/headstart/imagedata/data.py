@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, explain, side_on
+from headstart.augment import Augmentation, EvalPrepare, TrainPrepare, side_on
 from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import (
@@ -22,9 +21,7 @@ from headstart.data import (
     PixelCache,
     Rules,
     Samples,
-    Shapes,
     Table,
-    choose_policy,
     find_duplicates,
     from_frame,
     from_function,
@@ -41,6 +38,16 @@ from headstart.data import (
 from headstart.data import audit as audit_pictures
 from headstart.data.cache import CacheMode
 from headstart.errors import DataError, UsageError
+from headstart.imagedata import looking
+from headstart.imagedata.options import (
+    AuditedOptions,
+    DataOptions,
+    OnProgress,
+    check_options,
+    choose_batch_size,
+    resize_policy,
+    short_side_for,
+)
 from headstart.models import FeatureCache, TensorSource, materialise
 from headstart.ordering import Balance, Ordering
 from headstart.resident import ResidentSource, fits, upload
@@ -56,53 +63,7 @@ if TYPE_CHECKING:
     from headstart.models import Engine, Features
 
 INTERPOLATIONS = get_args(Interpolation)
-POLICIES = get_args(Policy)
 SPLITS = ("train", "valid", "test")
-OnProgress = Callable[[int, int], None]
-
-
-class AuditedOptions(TypedDict, total=False):
-    """What `ImageData.from_audit` takes beside the pictures."""
-
-    image_size: int | str | Size
-    augment: Augmentation | None
-    valid: float
-    test: float
-    batch_size: int | str
-    seed: int
-    threads: int | None
-    balance: Balance
-    max_bad: int | None
-    resize: str
-
-
-class DataOptions(AuditedOptions, total=False):
-    """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
-
-    cache: CacheMode
-    largest_size: int | str | Size | None
-    limit: int | None
-    quarantine: Path | None
-    on_progress: OnProgress | None
-
-
-def _check(**options: Unpack[AuditedOptions]) -> None:
-    """Raise `UsageError` for options out of range."""
-    valid, test = options.get("valid", 0.2), options.get("test", 0.0)
-    if not (0 < valid < 1 and 0 <= test < 1 and valid + test < 1):
-        raise UsageError(
-            f"valid={valid} and test={test} leave nothing to train on or to validate with",
-            "give fractions such as valid=0.2 and test=0.15",
-        )
-    resize = options.get("resize", "auto")
-    if resize not in (*POLICIES, "auto"):
-        raise UsageError(f"there is no resize policy {resize!r}", "choose crop, squish, pad or auto")
-    Ordering(balance=options.get("balance", "none"))
-
-
-def choose_batch_size(train_count: int) -> int:
-    """Return a power of two from 8 to 64 that gives an epoch at least about twenty steps."""
-    return int(2 ** min(6, max(3, math.floor(math.log2(max(1, train_count) / 20 + 1)))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,13 +210,13 @@ class ImageData:
 
         `limit` takes that many of them for a quick trial: see `data.limit_samples`.
         """
-        _check(**options)  # what is wrong with an option is said before any picture is looked at
+        check_options(**options)  # what is wrong with an option is said before any picture is looked at
         if quarantine is not None:
             samples = without_quarantined(samples, quarantine)
         if limit is not None:
             samples = limit_samples(samples, limit, seed=options.get("seed", 0))
         size = options.get("image_size", 224)
-        short_side = max(_short_side(parse_size(each), 0.875) for each in (size, largest_size or size))
+        short_side = max(short_side_for(parse_size(each), 0.875) for each in (size, largest_size or size))
         pixels = PixelCache(samples, short_side=short_side, mode=cache)
         seen = audit_pictures(pixels, threads=options.get("threads"), on_progress=on_progress)
         return cls.from_audit(pixels, seen, **options)
@@ -281,7 +242,7 @@ class ImageData:
 
         `cache` holds the samples that `seen` is about, and the pixels that the audit decoded.
         """
-        _check(valid=valid, test=test, balance=balance, resize=resize)
+        check_options(valid=valid, test=test, balance=balance, resize=resize)
         size, samples = parse_size(image_size), cache.samples
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
@@ -289,7 +250,7 @@ class ImageData:
         duplicates = find_duplicates(seen)
         group = merge_groups(samples.group, duplicates.near)[usable]
         split = split_samples(samples.take(usable), valid=valid, test=test, seed=seed, groups=group)
-        policy, reason = _policy(resize, seen, size)
+        policy, reason = resize_policy(resize, seen, size)
         train_count = len(split.rows("train"))
         if len(split.rows("valid")) == 0:
             raise DataError(
@@ -505,7 +466,7 @@ class ImageData:
         return self.with_options(crop_fraction=crop_fraction, interpolation=interpolation, cache=cache)
 
     def _cache_for(self, size: Size, crop_fraction: float) -> PixelCache:
-        needed = _short_side(size, crop_fraction)
+        needed = short_side_for(size, crop_fraction)
         return self.cache if needed <= self.cache.short_side else self.cache.resized(needed)
 
     def content_keys(self, split: str) -> tuple[str, ...]:
@@ -521,31 +482,7 @@ class ImageData:
 
     def explain(self, row: int, *, epoch: int = 0, augment: bool = True) -> str:
         """Return the way of one sample, a line for each step: file, decoding, matrix, warp, pixel steps."""
-        data = self.samples.read(row)
-        decoded = self.cache.decode(row, data)
-        height, width = decoded.pixels.shape[:2]
-        lines = [
-            f"sample   {row}: {self.samples.name(row)}, {self.samples.split[row] or 'no split'}",
-            f"label    {self.samples.label_names()[row]}",
-            f"file     {decoded.format}, {len(data):,} bytes",
-            f"decoded  {decoded.size[0]} x {decoded.size[1]}, upright"
-            + (f", reduced to {height} x {width}" if (height, width) != decoded.size else ""),
-        ]
-        if augment:
-            prepare = TrainPrepare(
-                self.augmentation,
-                self.image_size,
-                self.seed,
-                policy=self.policy,
-                crop_fraction=self.crop_fraction,
-            )
-            lines += explain(prepare, (height, width), int(self.samples.ids[row]), epoch)
-        else:
-            size = f"{self.image_size[0]} x {self.image_size[1]}"
-            lines.append(
-                f"resize   {self.policy} to {size}, {self.crop_fraction:g} of it, {self.interpolation}"
-            )
-        return "\n".join(lines)
+        return looking.explain_sample(self, row, epoch=epoch, augment=augment)
 
     def summary(self) -> str:
         """Return one line about the data."""
@@ -553,66 +490,15 @@ class ImageData:
 
     def report_lines(self) -> list[str]:
         """Return what a person should know about the data: one line each."""
-        lines = [self.summary(), *self.samples.notes]
-        if self.audit is not None and len(self.audit.bad_rows):
-            codes = ", ".join(f"{count} {code}" for code, count in self.audit.counts().items())
-            lines.append(f"{len(self.audit.bad_rows)} pictures cannot be used and are left out: {codes}")
-            lines += [f"  {self.audit.messages[row]}" for row in self.audit.bad_rows[:5].tolist()]
-        if self.duplicates is not None:
-            lines += self._copies(self.duplicates)
-        if self.policy_reason:
-            lines.append(f"resize: {self.policy_reason}")
-        return lines
-
-    def _copies(self, duplicates: Duplicates) -> list[str]:
-        """Return what there is to say about pictures that are in the data more than once."""
-        lines = []
-        if duplicates.exact_copies:
-            lines.append(f"{duplicates.exact_copies} pictures are byte for byte the same as another one")
-        if duplicates.near_copies:
-            lines.append(f"{duplicates.near_copies} pictures are nearly the same as another one")
-        for (earlier, later), leak in duplicates.leaks(self.samples.split).items():
-            lines.append(f"  {later} shares pictures with {earlier}: {leak.words}")
-        conflicts = duplicates.conflicts(self.samples.labels)
-        if conflicts:
-            lines.append(f"{len(conflicts)} pictures are there under different labels:")
-            lines += ["  " + " and ".join(map(self.samples.name, rows[:3])) for rows in conflicts[:5]]
-        return lines
+        return looking.report_lines(self)
 
     def show_batch(self, count: int = 9, *, augment: bool = True, epoch: int = 0) -> Figure:
         """Return a figure of training pictures as the network sees them, with their classes."""
-        from headstart.evaluation import show_pictures
-
-        source = self.with_options(batch_size=count).source("train", augment=augment, shuffle=True)
-        batch = next(iter(source.epoch(epoch)))
-        names = self.samples.label_names()
-        titles = [names[row] for row in batch.index.tolist()]
-        return show_pictures(list(np.asarray(batch.inputs)), titles)
+        return looking.show_batch(self, count, augment=augment, epoch=epoch)
 
     def show_augmented(self, count: int = 5, draws: int = 7) -> Figure:
         """Return a figure with a row for each of `count` training pictures: plain, then as training sees it.
 
         The pictures are spread evenly over the training part; each of the `draws` is another epoch's.
         """
-        from headstart.evaluation import show_pictures
-
-        data = self.with_options(batch_size=count)
-        augmented = data.source("train", augment=True, limit=count)
-        seen = [next(iter(data.source("train", limit=count).epoch(0)))]
-        seen += [next(iter(augmented.epoch(epoch))) for epoch in range(draws)]
-        names = self.samples.label_names()
-        rows = seen[0].index.tolist()
-        titles = [name for row in rows for name in (names[row], *[""] * draws)]
-        pictures = [np.asarray(batch.inputs)[number] for number in range(len(rows)) for batch in seen]
-        return show_pictures(pictures, titles, columns=draws + 1)
-
-
-def _short_side(size: Size, crop_fraction: float) -> int:
-    return math.ceil(max(size) / crop_fraction)
-
-
-def _policy(resize: str, seen: Audit, size: Size) -> tuple[Policy, str]:
-    """The resize policy that was asked for, or the one that suits the shapes, and why."""
-    if resize != "auto":
-        return cast(Policy, resize), ""
-    return choose_policy(Shapes(seen.height[seen.ok], seen.width[seen.ok]), size)
+        return looking.show_augmented(self, count, draws)

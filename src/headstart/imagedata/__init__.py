@@ -1,0 +1,12 @@
+"""Pictures with labels, a split, a size and an augmentation, ready to train on."""
+
+from headstart.imagedata.data import ImageData
+from headstart.imagedata.options import (
+    POLICIES,
+    AuditedOptions,
+    DataOptions,
+    OnProgress,
+    choose_batch_size,
+)
+
+__all__ = ["POLICIES", "AuditedOptions", "DataOptions", "ImageData", "OnProgress", "choose_batch_size"]
