@@ -43,7 +43,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 unit: $(INSTALLED)
-	$(BIN)/python -m pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/unit
 
 reliability: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability
