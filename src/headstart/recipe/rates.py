@@ -33,7 +33,7 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     epoch = learner.seconds_per_step() * steps.data.steps_per_epoch
     seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
     # What follows the phase costs about a third of a training step for each picture and view.
-    views = 1 + len(steps.data.views)
+    views = 1 + len(steps.data.views) + (3 if phase.frozen_to == 0 else 0)  # points on the way there
     reserve = 5 + epoch * seen * views / (3 * len(steps.data.rows("train")))
     left = steps.clock.left(reserve)
     shorter = phase

@@ -22,6 +22,7 @@ from headstart.recipe.clock import Clock
 from headstart.recipe.finish import finish
 from headstart.recipe.flips import check_flips
 from headstart.recipe.folder import RunFolder
+from headstart.recipe.interpolation import Mixture, mix_with_best
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import FirstLook, look_first
 from headstart.recipe.rates import choose_ratio, with_rates, within_budget
@@ -180,9 +181,10 @@ class EightSteps:
         self.narrator.step(phase.step, phase.name[:1].upper() + phase.name[1:], phase.reason)
         started = time.monotonic()
         losses = self._train(fitting)
-        after = self.learner.predictions("valid")
-        verdict = self._verdict(after, losses)
-        self._judge(fitting, after, time.monotonic() - started, len(losses), verdict)
+        trained = self.learner.predictions("valid")
+        verdict = self._verdict(trained, losses)
+        seconds = time.monotonic() - started
+        self._judge(fitting, mix_with_best(self, fitting, trained), seconds, len(losses), verdict)
 
     def _unfreeze(self) -> None:
         started = time.monotonic()
@@ -212,16 +214,16 @@ class EightSteps:
     # ---- judging ---------------------------------------------------------------------------
 
     def _judge(
-        self, phase: Phase, after: Predictions, seconds: float, epochs: int, verdict: Verdict | None
+        self, phase: Phase, mixture: Mixture, seconds: float, epochs: int, verdict: Verdict | None
     ) -> None:
-        gain = gain_in_log_loss(self.best.valid, after)
-        accuracy = self.gain_in_metric(self.best.valid, after)
+        gain = gain_in_log_loss(self.best.valid, mixture.judged)
+        accuracy = self.gain_in_metric(self.best.valid, mixture.judged)
         kept = pays(gain)
-        metrics = self.measure(after)
+        metrics = self.measure(mixture.valid)
         outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
         if kept:
             size = self.learner.data.image_size
-            self.best = Best(after, self.learner.state(), size, phase.name)
+            self.best = Best(mixture.valid, self.learner.state(), size, phase.name)
         self.record(
             StepResult(
                 number=phase.step,
