@@ -22,8 +22,9 @@ from typing import Any, Self, cast
 import numpy as np
 
 from headstart.data import wire
+from headstart.data.colours import Colours
 from headstart.data.formats import SUPPORTED
-from headstart.data.images import REASONS, Colours, Decoded
+from headstart.data.images import REASONS, Decoded
 from headstart.data.limits import Limits
 from headstart.errors import DataError, StorageError
 

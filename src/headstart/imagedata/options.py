@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack, cast, get_args
 
 from headstart.augment import Augmentation
 from headstart.augment.warp import Policy
-from headstart.data import Audit, Shapes, choose_policy
+from headstart.data import Audit, Background, Shapes, choose_policy
 from headstart.data.cache import CacheMode
 from headstart.errors import UsageError
 from headstart.ordering import Balance, Ordering
@@ -37,6 +37,7 @@ class AuditedOptions(TypedDict, total=False):
 class DataOptions(AuditedOptions, total=False):
     """What `ImageData.from_samples` takes beside the samples; every other constructor hands it on."""
 
+    background: str | Background
     cache: CacheMode
     largest_size: int | str | Size | None
     limit: int | None
