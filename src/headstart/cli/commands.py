@@ -362,6 +362,9 @@ def predict(
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over several views.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="Decode in this process: one that crashes would end it.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
@@ -376,8 +379,10 @@ def predict(
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
     _limit_threads(threads)
-    predictor = load_predictor(model, device=device, threads=threads, batch_size=batch_size)
-    predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
+    with load_predictor(
+        model, device=device, threads=threads, batch_size=batch_size, trusted=trusted
+    ) as predictor:
+        predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
     if out is not None:
         predictions.to_csv(out)
     else:
