@@ -224,8 +224,9 @@ class ImageData:
             samples = without_quarantined(samples, quarantine)
         if limit is not None:
             samples = limit_samples(samples, limit, seed=options.get("seed", 0))
-        size = options.get("image_size", 224)
-        short_side = max(short_side_for(parse_size(each), 0.875) for each in (size, largest_size or size))
+        size, augmentation = options.get("image_size", 224), options.get("augment") or side_on()
+        sizes = (parse_size(each) for each in (size, largest_size or size))
+        short_side = max(short_side_for(each, 0.875, augmentation) for each in sizes)
         pixels = PixelCache(samples, short_side=short_side, mode=cache, colours=colours)
         seen = audit_pictures(pixels, threads=options.get("threads"), on_progress=on_progress)
         return cls.from_audit(pixels, seen, **options)
@@ -468,8 +469,14 @@ class ImageData:
         return self.with_options(image_size=size, cache=self._cache_for(size, self.crop_fraction))
 
     def with_options(self, **changes: object) -> ImageData:
-        """Return the same pictures and split with other fields, as `dataclasses.replace` does."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        """Return the same pictures and split with other fields, as `dataclasses.replace` does.
+
+        Pictures are decoded anew where another augmentation needs more pixels and no `cache` is given.
+        """
+        changed = replace(self, **changes)  # type: ignore[arg-type]
+        if "augmentation" not in changes or "cache" in changes:
+            return changed
+        return replace(changed, cache=changed._cache_for(changed.image_size, changed.crop_fraction))
 
     def for_weights(self, crop_fraction: float, interpolation: str) -> ImageData:
         """Return the same data, cut to size as the pretrained weights ask for.
@@ -484,7 +491,7 @@ class ImageData:
         return self.with_options(crop_fraction=crop_fraction, interpolation=interpolation, cache=cache)
 
     def _cache_for(self, size: Size, crop_fraction: float) -> PixelCache:
-        needed = short_side_for(size, crop_fraction)
+        needed = short_side_for(size, crop_fraction, self.augmentation)
         return self.cache if needed <= self.cache.short_side else self.cache.resized(needed)
 
     def content_keys(self, split: str) -> tuple[str, ...]:
