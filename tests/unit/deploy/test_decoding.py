@@ -16,6 +16,7 @@ from PIL import Image
 from tests.unit.data.hostile_child import CRASH, FAULT
 from tests.unit.data.test_children import HOSTILE, child_processes, spell
 
+from headstart.cli.main import run
 from headstart.data import DecodingChildren, PixelCache, audit, from_paths
 from headstart.deploy import Predictor, load_predictor, save_bundle
 from headstart.errors import StorageError
@@ -81,6 +82,23 @@ def test_a_picture_that_crashes_the_decoder_costs_its_row_only(
     # These two are good pictures for a decoder without faults, as the one in this process is.
     here = load_predictor(saved.folder, device="cpu", trusted=True).predict(given)  # type: ignore[arg-type]
     assert here.statuses.tolist() == [""] * 4
+
+
+def test_the_command_line_decodes_in_children_unless_pictures_are_trusted(
+    saved: Saved, cursed: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_with(monkeypatch, HOSTILE)
+    command = ["predict", str(saved.folder), *map(str, cursed), "--device", "cpu"]
+    before = child_processes()
+    assert run(command) == 0
+    said = capsys.readouterr()
+    assert [line.split(",")[1] for line in said.out.splitlines()[1:]] == ["ok", *["DECODER_CRASH"] * 2, "ok"]
+    assert "2 of 4 pictures could not be read" in said.err
+    assert run([*command[:2], str(cursed[1]), "--device", "cpu"]) == 65, "a lone one, too"
+    assert child_processes() == before
+    capsys.readouterr()
+    assert run([*command, "--trusted"]) == 0
+    assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["ok"] * 4
 
 
 def test_what_crashed_a_child_is_known_and_not_decoded_again(
