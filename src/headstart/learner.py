@@ -227,6 +227,9 @@ class Learner:
     def _key(self) -> tuple[object, ...]:
         return (self._body_key(), self.model.frozen_line, self.data.image_size)
 
+    def _pictures_key(self) -> tuple[str, str]:
+        return (self.data.samples.fingerprint(), self.data.cache.settings)
+
     def engine(self) -> Engine:
         """Return what runs the part below the frozen line: pixels in, activations out."""
         key = self._key()
@@ -247,7 +250,7 @@ class Learner:
         None when it would take more than `ACTIVATION_BYTES`.
         """
         view = prepare or self.data.evaluation
-        key = (*self._key(), split, view.key, self.data.samples.fingerprint())
+        key = (*self._key(), split, view.key, *self._pictures_key())
         if key not in self._known.sources:
             each = self.model.activation_bytes(self.data.image_size)
             if each * len(self.data.rows(split)) > ACTIVATION_BYTES:
@@ -266,7 +269,7 @@ class Learner:
         key = self._key()
         self._known.engines[key] = engine
         for split, source in sources.items():
-            view = (split, self.data.evaluation.key, self.data.samples.fingerprint())
+            view = (split, self.data.evaluation.key, *self._pictures_key())
             self._known.sources[(*key, *view)] = source
 
     def _source(
@@ -560,8 +563,14 @@ class Learner:
         """
         folder = Path(path)
         augmentation = self.data.augmentation
+        member = member_of(
+            self.model,
+            self.data.evaluation,
+            short_side=self.data.cache.short_side,
+            background=self.data.background,
+        )
         manifest = Manifest(
-            members=(member_of(self.model, self.data.evaluation, short_side=self.data.cache.short_side),),
+            members=(member,),
             classes=self.data.classes,
             task=self.data.task,
             temperature=temperature,

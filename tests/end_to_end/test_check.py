@@ -86,6 +86,33 @@ def test_training_takes_the_list_and_the_resize_policy(
     assert "row 2" in capsys.readouterr().err
 
 
+def test_check_and_train_take_a_background(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder({"left": 6, "right": 6}, height=48, width=64)
+    with Image.open(root / "left" / "0.png") as picture:
+        blank = Image.new("RGBA", picture.size, (255, 255, 255, 0))
+        blank.putpixel((3, 4), (0, 0, 0, 255))
+    for name in ("a", "b"):
+        blank.save(root / "left" / f"{name}.png")
+    pages = []
+    page = tmp_path / "check.html"
+    for background in ("white", "#ff8000", "#FFFFFF"):
+        flags = ["--quiet", "--out", str(page), "--force", "--background", background]
+        assert run(["check", str(root), *flags]) == 0
+        pages.append(page.read_text(encoding="utf-8"))
+    assert pages[0] != pages[1], "what is transparent is shown on another background"
+    assert pages[0] == pages[2], "and nothing else makes pages differ"
+    assert run(["check", str(root), "--quiet", "--background", "red"]) == 2
+    assert "#rrggbb" in capsys.readouterr().err
+    flags = ["--arch", "test_resnet", "--from-scratch", "--image-size", "32", "--threads", "1", "--dry-run"]
+    assert run(["train", str(root), *flags, "--background", "black"]) == 0
+    assert "transparency is laid on black" in capsys.readouterr().err
+    assert run(["train", str(root), *flags]) == 0
+    assert "transparency" not in capsys.readouterr().err
+    assert run(["train", str(root), *flags, "--background", "red"]) == 2
+
+
 def arrow(random: np.random.Generator, *, left: bool) -> Image.Image:
     """A dark arrow on a bright ground, somewhere, that points to a side."""
     picture = np.full((64, 64, 3), 200) + random.normal(0, 12, (64, 64, 3))

@@ -54,6 +54,7 @@ class CheckOptions:
     force: bool = False
     seed: int = 0
     threads: int | None = None
+    background: str = "white"
 
 
 def run_check(
@@ -70,15 +71,15 @@ def run_check(
     Returns 0, or 65 where `strict` is set and there is a fault. Never writes into the pictures' folder
     unless a file is asked for there. `flips`: the body to check with whether pictures may be mirrored.
     """
-    from headstart.data import PixelCache, audit, findings, write_quarantine
-    from headstart.imagedata import POLICIES, ImageData
+    from headstart.data import Colours, PixelCache, audit, findings, parse_background, write_quarantine
+    from headstart.imagedata import POLICIES, ImageData, short_side_for
 
-    size = parse_size(options.image_size)
+    size, colours = parse_size(options.image_size), Colours(parse_background(options.background))
     if options.resize not in (*POLICIES, "auto"):
         raise UsageError(f"there is no resize policy {options.resize!r}", "choose crop, squish, pad or auto")
     _refuse_existing((options.out, options.quarantine, options.show_augment), force=options.force)
     samples = replace(source, drop_empty_classes=True).read(seed=options.seed)
-    cache = PixelCache(samples, short_side=-(-max(size) * 8 // 7))
+    cache = PixelCache(samples, short_side=short_side_for(size, 0.875, augmentation), colours=colours)
     with narrator.progress("looking at every picture") as on_progress:
         seen = audit(cache, threads=options.threads, on_progress=on_progress)
     found = findings(seen, size=size, policy=cast(Any, options.resize))

@@ -49,6 +49,9 @@ Test = Annotated[float, typer.Option(help="The share to keep aside for an honest
 Resize = Annotated[
     str, typer.Option(help="What becomes of other shapes: crop, squish, pad, or auto by a look at them.")
 ]
+Background = Annotated[
+    str, typer.Option(help="What transparent pictures are laid on: white, black or #rrggbb.")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
@@ -138,6 +141,7 @@ def _data(
     max_bad: int | None = None,
     resize: str = "auto",
     quarantine: Path | None = None,
+    background: str = "white",
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
@@ -158,6 +162,7 @@ def _data(
             max_bad=max_bad,
             resize=resize,
             quarantine=quarantine,
+            background=background,
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -202,6 +207,7 @@ def train(
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
     resize: Resize = "auto",
+    background: Background = "white",
     quarantine: Annotated[
         Path | None,
         typer.Option(help="Leave out the pictures in this list, as check --quarantine writes it."),
@@ -247,6 +253,7 @@ def train(
         max_bad=max_bad,
         resize=resize,
         quarantine=quarantine,
+        background=background,
     )
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
@@ -299,6 +306,7 @@ def check(
     source: Source,
     image_size: ImageSize = "224",
     resize: Resize = "auto",
+    background: Background = "white",
     out: Annotated[Path | None, typer.Option(help="Write a page with thumbnails to this HTML file.")] = None,
     quarantine: Annotated[
         Path | None,
@@ -329,7 +337,7 @@ def check(
 
     _limit_threads(threads)
     options = CheckOptions(
-        image_size, resize, out, quarantine, show_augment, strict, as_json, force, seed, threads
+        image_size, resize, out, quarantine, show_augment, strict, as_json, force, seed, threads, background
     )
     body = None
     if flips:
@@ -354,6 +362,9 @@ def predict(
     tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over several views.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="Decode in this process: one that crashes would end it.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     force: Annotated[bool, typer.Option("--force", help="Replace --out.")] = False,
@@ -368,8 +379,10 @@ def predict(
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
     _limit_threads(threads)
-    predictor = load_predictor(model, device=device, threads=threads, batch_size=batch_size)
-    predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
+    with load_predictor(
+        model, device=device, threads=threads, batch_size=batch_size, trusted=trusted
+    ) as predictor:
+        predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
     if out is not None:
         predictions.to_csv(out)
     else:

@@ -4,10 +4,11 @@ from headstart.data.archives import from_zip
 from headstart.data.audit import Audit, audit
 from headstart.data.cache import PixelCache, default_budget
 from headstart.data.children import DecodingChildren
+from headstart.data.colours import Background, Colours, parse_background, spelled_background
 from headstart.data.duplicates import Duplicates, find_duplicates
 from headstart.data.findings import Finding, Findings, findings
 from headstart.data.grouping import merge_groups
-from headstart.data.images import Colours, Decoded, decode, decode_with_size, size
+from headstart.data.images import Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.listed import from_function, from_lists, from_regex
 from headstart.data.loader import Loader
@@ -25,6 +26,7 @@ from headstart.data.testset import read_test_set, with_test_set
 
 __all__ = [
     "Audit",
+    "Background",
     "Colours",
     "Decoded",
     "DecodingChildren",
@@ -56,11 +58,13 @@ __all__ = [
     "from_zip",
     "limit_samples",
     "merge_groups",
+    "parse_background",
     "read_table",
     "read_test_set",
     "scan_folder",
     "shown",
     "size",
+    "spelled_background",
     "split_samples",
     "with_test_set",
     "without_quarantined",

@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from headstart.data.images import Colours, Decoded, decode_with_size
+from headstart.data.colours import Colours
+from headstart.data.images import Decoded, decode_with_size
 from headstart.data.limits import Limits
 from headstart.data.pixelstore import PixelStore
 from headstart.data.samples import Samples, row_numbers
@@ -127,6 +128,11 @@ class PixelCache:
         """The bytes of the pixels that are kept in memory."""
         return self._used
 
+    @property
+    def settings(self) -> str:
+        """A key that changes with anything that decides on pixels besides the bytes of the files."""
+        return settings_key(self.short_side, self.limits, self.colours)
+
     def pixels(self, row: int) -> Pixels:
         """Return a row's pixels, uint8 (height, width, 3) RGB, read-only.
 
@@ -204,9 +210,8 @@ class PixelCache:
             return None
         with self._lock:
             if self._store is None:
-                key = settings_key(self.short_side, self.limits, self.colours)
                 try:
-                    self._store = PixelStore(key, budget_bytes=self.disk_bytes)
+                    self._store = PixelStore(self.settings, budget_bytes=self.disk_bytes)
                 except OutputError:
                     if self.mode == "disk":
                         raise

@@ -22,8 +22,9 @@ from typing import Any, Self, cast
 import numpy as np
 
 from headstart.data import wire
+from headstart.data.colours import Colours
 from headstart.data.formats import SUPPORTED
-from headstart.data.images import REASONS, Colours, Decoded
+from headstart.data.images import REASONS, Decoded
 from headstart.data.limits import Limits
 from headstart.errors import DataError, StorageError
 
@@ -49,9 +50,10 @@ class DecodingChildren:
     median of 3); pipes of 1 MiB in place of 64 kB gained nothing.
 
     `count`: how many there are at most. Each is started when it is first needed, holds one picture at a
-    time and dies alone. `command`: the arguments to Python, in place of those that start the module
-    `decoding_child`. Safe to use from many threads; at the end of a `with` block all of them end at once,
-    whatever they are at.
+    time and dies alone. `pictures_before_another`: another one is started only when those that there are
+    have answered so many pictures each, for callers who do not know how many are to come. `command`: the
+    arguments to Python, in place of those that start the module `decoding_child`. Safe to use from many
+    threads; at the end of a `with` block all of them end at once, whatever they are at.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class DecodingChildren:
         limits: Limits | None = None,
         colours: Colours | None = None,
         count: int = 1,
+        pictures_before_another: int = 0,
         command: Sequence[str] = _MODULE,
     ) -> None:
         self.limits = limits or Limits()
@@ -69,10 +72,11 @@ class DecodingChildren:
         self._command = [sys.executable, *command, settings]
         # The places for children: None where none lives yet. The last one used is the first one reused.
         self._places: queue.LifoQueue[_Child | None] = queue.LifoQueue()
-        for _ in range(max(1, count)):
-            self._places.put(None)
+        self._count, self._before_another = max(1, count), pictures_before_another
+        self._opened, self._answered = 0, 0
         self._alive: set[_Child] = set()
         self._lock = threading.Lock()
+        self._open_places()
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
 
@@ -112,10 +116,20 @@ class DecodingChildren:
         finally:
             if usable is None and child is not None:
                 self._end(child)
-            self._places.put(usable)
+            with self._lock:
+                self._answered += 1
+            self._open_places()
+            self._places.put(usable)  # above the new ones: a child that lives is asked before one is started
         if isinstance(answer, DataError):
             raise answer
         return answer
+
+    def _open_places(self) -> None:
+        """Open the places for as many children as there may be by now."""
+        with self._lock:
+            while self._opened < self._count and self._answered >= self._opened * self._before_another:
+                self._places.put(None)
+                self._opened += 1
 
     def _start(self) -> _Child:
         with self._lock:

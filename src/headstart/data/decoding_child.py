@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data import wire
-from headstart.data.images import Colours, Decoded, decode_with_size
+from headstart.data.colours import Colours
+from headstart.data.images import Decoded, decode_with_size
 from headstart.data.limits import Limits
 from headstart.errors import DataError
 

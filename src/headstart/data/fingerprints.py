@@ -45,13 +45,15 @@ _SET_BITS = np.array([number.bit_count() for number in range(2**16)], np.uint8)
 
 
 def fingerprint(pixels: Pixels) -> bytes:
-    """Return the fingerprint of a picture (height, width, 3), 416 bytes.
+    """Return the fingerprint of a picture (height, width, 3 or 1), 416 bytes; grey is the same in both.
 
     It hardly depends on the size at which the picture is held, as long as that is 96 pixels or more;
     of smaller ones, those that were cropped are not recognised.
     """
     import cv2
 
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
     small = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32))[:_LOW, :_LOW]
     signs = waves > 0

@@ -29,8 +29,9 @@ from PIL import (
 )
 
 from headstart.data import formats
+from headstart.data.colours import Colours
 from headstart.data.limits import Limits
-from headstart.errors import DataError, UsageError
+from headstart.errors import DataError
 from headstart.types import Pixels, Size
 
 # Pillow reports odd metadata by warnings; a picture is used or refused, and that is said otherwise.
@@ -82,24 +83,6 @@ REASONS = frozenset(
     }
 )
 """The codes of what can be wrong with a file's bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Colours:
-    """How a file's colours become channels.
-
-    `background`: red, green and blue, 0 … 255, which transparency is laid on. `channels`: 3 for RGB,
-    grey pictures getting three equal ones; 1 for grey, which of colours is the luma of ITU-R BT.601.
-    """
-
-    background: tuple[int, int, int] = (255, 255, 255)
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise UsageError(f"pictures of {self.channels} channels cannot be had", "choose 3, or 1 for grey")
-        if len(self.background) != 3 or not all(0 <= part <= 255 for part in self.background):
-            raise UsageError(f"{self.background} is no background", "give three numbers from 0 to 255")
 
 
 @dataclass(frozen=True, slots=True)

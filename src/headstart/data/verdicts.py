@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 
 from PIL import features
 
+from headstart.data.colours import Colours
 from headstart.data.facts import Facts
-from headstart.data.images import Colours
 from headstart.data.limits import Limits
 from headstart.errors import OutputError
 from headstart.storage import cache_dir, content_key

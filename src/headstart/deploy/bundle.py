@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
 
     from headstart.augment import EvalPrepare
+    from headstart.data import Background
     from headstart.models import Backbone, Classifier
 
 MANIFEST = "manifest.json"
@@ -65,10 +66,11 @@ class Bundle:
     models: tuple[Classifier, ...]
 
 
-def member_of(model: Classifier, plain: EvalPrepare, *, short_side: int) -> Member:
+def member_of(model: Classifier, plain: EvalPrepare, *, short_side: int, background: Background) -> Member:
     """Describe a classifier and the pictures it takes, for the manifest.
 
-    `plain`: how a picture is prepared for evaluation; `short_side`: what decoding reduces it towards.
+    `plain`: how a picture is prepared for evaluation; `short_side`: what decoding reduces it towards;
+    `background`: what it lays transparency on.
     Raises `UsageError` when the network cannot be made again from a name and numbers, as with a
     user's own module: a bundle holds no code.
     """
@@ -91,6 +93,7 @@ def member_of(model: Classifier, plain: EvalPrepare, *, short_side: int) -> Memb
             interpolation=plain.interpolation,
             mean=info.mean,
             std=info.std,
+            background=background,
         ),
         head=_head_of(model),
         groups=len(model.group_starts),

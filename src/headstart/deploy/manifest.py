@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast, get_args
 
 from headstart.augment.warp import Interpolation, Policy
+from headstart.data.colours import WHITE, Background
 from headstart.errors import ConfigError
 from headstart.types import Size, Task
 
@@ -50,6 +51,8 @@ class Preprocessing:
     `short_side`: what decoding reduces a picture towards, in pixels; `size`: (height, width) of the
     input; `policy`: what becomes of other shapes (`crop`, `squish`, `pad`); `crop_fraction` in (0, 1];
     `interpolation`: the name of the filter; `mean`, `std`: of red, green and blue on the scale 0 … 1.
+    `background`: red, green and blue, 0 … 255, which transparency is laid on; white in bundles that were
+    written before there was a choice.
     """
 
     size: Size
@@ -59,6 +62,7 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    background: Background = WHITE
 
 
 @dataclass(frozen=True)
@@ -192,12 +196,16 @@ def _member(value: object, name: str) -> Member:
 
 
 def _preprocessing(value: object, name: str) -> Preprocessing:
-    fields = _fields(value, name, Preprocessing)
+    fields = _fields(value, name, Preprocessing, later={"background": list(WHITE)})
     height, width = (
         _whole(side, f"{name}.size", 8, 4096) for side in _list(fields["size"], f"{name}.size", 2, 2)
     )
     red, green, blue = _numbers(fields["mean"], f"{name}.mean", 3, -10.0, 10.0)
     red_std, green_std, blue_std = _numbers(fields["std"], f"{name}.std", 3, 1e-4, 100.0)
+    red_below, green_below, blue_below = (
+        _whole(part, f"{name}.background", 0, 255)
+        for part in _list(fields["background"], f"{name}.background", 3, 3)
+    )
     return Preprocessing(
         size=(height, width),
         short_side=_whole(fields["short_side"], f"{name}.short_side", 8, 65_536),
@@ -208,6 +216,7 @@ def _preprocessing(value: object, name: str) -> Preprocessing:
         ),
         mean=(red, green, blue),
         std=(red_std, green_std, blue_std),
+        background=(red_below, green_below, blue_below),
     )
 
 
@@ -250,10 +259,16 @@ def _wrong(name: str, fault: str) -> ConfigError:
     return ConfigError(f"the bundle's manifest is not valid: {name} {fault}", "make the bundle again")
 
 
-def _fields(value: object, name: str, shape: type) -> dict[str, Any]:
-    """The items of an object that must have exactly the fields of the dataclass `shape`."""
+def _fields(
+    value: object, name: str, shape: type, *, later: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """The items of an object that must have exactly the fields of the dataclass `shape`.
+
+    `later`: what stands for fields that older bundles of the same schema lack.
+    """
     if not isinstance(value, dict):
         raise _wrong(name, "is not an object")
+    value = {**(later or {}), **value}
     wanted = set(shape.__dataclass_fields__)  # type: ignore[attr-defined]
     if missing := sorted(wanted - set(value)):
         raise _wrong(name, f"lacks {', '.join(missing[:5])}")

@@ -1,4 +1,4 @@
-"""What may be predicted: files, folders, bytes, arrays and PIL images, all through the one decoder."""
+"""What may be predicted: files, folders, bytes, arrays and PIL images, all as the bytes of a file."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.data import Limits, Samples, decode, from_paths
+from headstart.data import Samples, from_paths
 from headstart.errors import DataError, UsageError
-from headstart.types import Pixels
 
 Picture: TypeAlias = str | Path | bytes | NDArray[Any] | Image.Image
 """A file, a folder of files, a file's bytes, uint8 pixels (height, width[, channels]), a PIL image."""
 
 _ORIENTATION_TAG = 274
 
-# Pixels that are in memory already are limited by their number, not by the bytes we wrap them in.
-_IN_MEMORY = Limits(file_bytes=2**40)
+Origin: TypeAlias = Literal["file", "bytes", "pixels"]
+"""What a picture was given as: a file, a file's bytes, or pixels."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to come: its name ("" for one in memory), and how it is decoded.
+    """One picture to come: its name ("" for one in memory), and how its bytes are read.
 
-    `decode` takes the short side that the picture is reduced towards, and raises `DataError`.
+    `read` raises `DataError`. Of `origin` "pixels", they are what was given, wrapped.
     """
 
     name: str
-    decode: Callable[[int], Pixels]
+    read: Callable[[], bytes]
+    origin: Origin
 
 
 def items_of(pictures: Picture | Iterable[Picture]) -> Iterator[Item]:
@@ -73,10 +73,7 @@ def _of_stream(picture: Picture) -> list[Item]:
 
 
 def _of_files(samples: Samples) -> list[Item]:
-    def decode_row(row: int, short_side: int) -> Pixels:
-        return decode(samples.read(row), short_side=short_side)
-
-    return [Item(name, partial(decode_row, row)) for row, name in enumerate(samples.paths)]
+    return [Item(name, partial(samples.read, row), "file") for row, name in enumerate(samples.paths)]
 
 
 def _unseen(path: Path) -> Samples:
@@ -92,18 +89,14 @@ def _unseen(path: Path) -> Samples:
 
 def _in_memory(picture: Picture) -> Item:
     if isinstance(picture, bytes):
-        return Item("", partial(_from_bytes, picture))
+        return Item("", partial(bytes, picture), "bytes")
     if isinstance(picture, np.ndarray):
         picture = _image_of(picture)
     if isinstance(picture, Image.Image):
-        return Item("", partial(_from_pillow, picture))
+        return Item("", partial(_wrapped, picture), "pixels")
     raise UsageError(
         f"a {type(picture).__name__} is no picture", "give paths, bytes, uint8 arrays or PIL images"
     )
-
-
-def _from_bytes(data: bytes, short_side: int) -> Pixels:
-    return decode(data, short_side=short_side)
 
 
 def _image_of(pixels: NDArray[Any]) -> Image.Image:
@@ -117,8 +110,8 @@ def _image_of(pixels: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if shape[2:] == (1,) else pixels))
 
 
-def _from_pillow(image: Image.Image, short_side: int) -> Pixels:
-    """Decode a PIL image as its file would be: wrapped, losslessly, and given to the one decoder."""
+def _wrapped(image: Image.Image) -> bytes:
+    """Return a PIL image as its file would be, losslessly, for the one decoder."""
     wrapped = io.BytesIO()
     # TIFF takes every mode and costs a copy; transparency beside a palette is known to PNG alone.
     kind = "PNG" if image.has_transparency_data or image.mode == "P" else "TIFF"
@@ -130,4 +123,4 @@ def _from_pillow(image: Image.Image, short_side: int) -> Pixels:
         image.save(wrapped, kind, exif=exif)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"the picture cannot be read: {error}", code="CORRUPT") from error
-    return decode(wrapped.getvalue(), short_side=short_side, limits=_IN_MEMORY)
+    return wrapped.getvalue()

@@ -7,6 +7,15 @@ from headstart.imagedata.options import (
     DataOptions,
     OnProgress,
     choose_batch_size,
+    short_side_for,
 )
 
-__all__ = ["POLICIES", "AuditedOptions", "DataOptions", "ImageData", "OnProgress", "choose_batch_size"]
+__all__ = [
+    "POLICIES",
+    "AuditedOptions",
+    "DataOptions",
+    "ImageData",
+    "OnProgress",
+    "choose_batch_size",
+    "short_side_for",
+]

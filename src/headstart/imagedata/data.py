@@ -16,6 +16,8 @@ from headstart.augment import views as views_of
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data import (
     Audit,
+    Background,
+    Colours,
     Duplicates,
     Loader,
     PixelCache,
@@ -30,6 +32,7 @@ from headstart.data import (
     from_shards,
     limit_samples,
     merge_groups,
+    parse_background,
     read_table,
     scan_folder,
     split_samples,
@@ -108,6 +111,9 @@ class ImageData:
         becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
         all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
         class is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        `background` is what transparency is laid on: `white`, `black`, `#rrggbb` or three numbers from 0 to
+        255; the model keeps it, and predicts alike. Grey pictures get three equal channels: pretrained
+        bodies take no fewer, so `decode`'s one channel is not offered here.
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
@@ -199,6 +205,7 @@ class ImageData:
         cls,
         samples: Samples,
         *,
+        background: str | Background = "white",
         cache: CacheMode = "auto",
         largest_size: int | str | Size | None = None,
         limit: int | None = None,
@@ -210,14 +217,17 @@ class ImageData:
 
         `limit` takes that many of them for a quick trial: see `data.limit_samples`.
         """
-        check_options(**options)  # what is wrong with an option is said before any picture is looked at
+        # What is wrong with an option is said before any picture is looked at.
+        check_options(**options)
+        colours = Colours(parse_background(background))
         if quarantine is not None:
             samples = without_quarantined(samples, quarantine)
         if limit is not None:
             samples = limit_samples(samples, limit, seed=options.get("seed", 0))
-        size = options.get("image_size", 224)
-        short_side = max(short_side_for(parse_size(each), 0.875) for each in (size, largest_size or size))
-        pixels = PixelCache(samples, short_side=short_side, mode=cache)
+        size, augmentation = options.get("image_size", 224), options.get("augment") or side_on()
+        sizes = (parse_size(each) for each in (size, largest_size or size))
+        short_side = max(short_side_for(each, 0.875, augmentation) for each in sizes)
+        pixels = PixelCache(samples, short_side=short_side, mode=cache, colours=colours)
         seen = audit_pictures(pixels, threads=options.get("threads"), on_progress=on_progress)
         return cls.from_audit(pixels, seen, **options)
 
@@ -243,6 +253,10 @@ class ImageData:
         `cache` holds the samples that `seen` is about, and the pixels that the audit decoded.
         """
         check_options(valid=valid, test=test, balance=balance, resize=resize)
+        if cache.colours.channels != 3:
+            raise UsageError(
+                "pictures of one channel cannot be trained on", "decode them to three: Colours()"
+            )
         size, samples = parse_size(image_size), cache.samples
         seen.check_usable(max_bad=max_bad)
         usable = np.flatnonzero(seen.ok)
@@ -283,6 +297,11 @@ class ImageData:
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the logits."""
         return self.samples.classes
+
+    @property
+    def background(self) -> Background:
+        """What transparency is laid on: red, green and blue, 0 … 255."""
+        return self.cache.colours.background
 
     @property
     def task(self) -> Task:
@@ -422,14 +441,14 @@ class ImageData:
         """Return what `engine` gives for each picture of a split: computed once, then kept on disk.
 
         `identity` names the weights and the line that the engine was made from; with it, the contents
-        of the pictures and the view make up the key, so nothing stale is ever found. While they are
-        computed, `on_part` gets (features, targets, row numbers) of the pictures that are done, a
-        random part of all.
+        of the pictures, how they are decoded and the view make up the key, so nothing stale is ever
+        found. While they are computed, `on_part` gets (features, targets, row numbers) of the pictures
+        that are done, a random part of all.
         """
         view = prepare or self.evaluation
         rows, hashes = self.rows(split), self.content_keys(split)
         store = FeatureCache()
-        key = store.key(hashes, view.key, f"{identity} {engine.name}")
+        key = store.key(hashes, view.key, f"{identity} {engine.name} {self.cache.settings}")
         known = store.load(key) if hashes else None
         if known is None:
             # Each picture once, whatever training repeats.
@@ -450,8 +469,14 @@ class ImageData:
         return self.with_options(image_size=size, cache=self._cache_for(size, self.crop_fraction))
 
     def with_options(self, **changes: object) -> ImageData:
-        """Return the same pictures and split with other fields, as `dataclasses.replace` does."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        """Return the same pictures and split with other fields, as `dataclasses.replace` does.
+
+        Pictures are decoded anew where another augmentation needs more pixels and no `cache` is given.
+        """
+        changed = replace(self, **changes)  # type: ignore[arg-type]
+        if "augmentation" not in changes or "cache" in changes:
+            return changed
+        return replace(changed, cache=changed._cache_for(changed.image_size, changed.crop_fraction))
 
     def for_weights(self, crop_fraction: float, interpolation: str) -> ImageData:
         """Return the same data, cut to size as the pretrained weights ask for.
@@ -466,7 +491,7 @@ class ImageData:
         return self.with_options(crop_fraction=crop_fraction, interpolation=interpolation, cache=cache)
 
     def _cache_for(self, size: Size, crop_fraction: float) -> PixelCache:
-        needed = short_side_for(size, crop_fraction)
+        needed = short_side_for(size, crop_fraction, self.augmentation)
         return self.cache if needed <= self.cache.short_side else self.cache.resized(needed)
 
     def content_keys(self, split: str) -> tuple[str, ...]:

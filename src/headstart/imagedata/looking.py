@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headstart.augment import TrainPrepare, explain
-from headstart.data import Duplicates
+from headstart.data import Duplicates, spelled_background
+from headstart.data.colours import WHITE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,8 @@ def report_lines(data: ImageData) -> list[str]:
         lines += [f"  {data.audit.messages[row]}" for row in data.audit.bad_rows[:5].tolist()]
     if data.duplicates is not None:
         lines += _copies(data, data.duplicates)
+    if data.background != WHITE:
+        lines.append(f"background: transparency is laid on {spelled_background(data.background)}")
     if data.policy_reason:
         lines.append(f"resize: {data.policy_reason}")
     return lines

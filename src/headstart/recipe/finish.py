@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import environment
+from headstart.data import spelled_background
 from headstart.data.samples import shown
 from headstart.evaluation import (
     Interval,
@@ -219,6 +220,7 @@ def _summary(
             "arch": steps.body.arch,
             "weights": "none" if steps.body.from_scratch else str(steps.body.weights or "hub"),
             "image_size": list(data.image_size),
+            "background": spelled_background(data.background),
             "batch_size": data.batch_size,
             "balance": data.balance,
             "augmentation": data.augmentation.to_dict(),

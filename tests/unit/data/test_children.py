@@ -164,6 +164,25 @@ def test_a_child_is_replaced_before_what_its_decoder_leaks_adds_up(monkeypatch: 
     assert seen[1] != seen[3]
 
 
+def test_another_child_is_started_only_when_there_are_many_pictures() -> None:
+    before = child_processes()
+    with (
+        DecodingChildren(short_side=8, count=3, pictures_before_another=10) as children,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        alive = []
+        for pictures in (9, 8, 40):
+            list(pool.map(children.decode, [GOOD] * pictures))
+            alive.append(len(child_processes() - before))
+    assert alive[0] == 1
+    assert 1 <= alive[1] <= 2
+    assert alive[2] == 3
+    with DecodingChildren(short_side=8, count=3, pictures_before_another=2) as children:
+        for _ in range(9):  # nobody waits, so one is enough
+            children.decode(GOOD)
+        assert len(child_processes() - before) == 1
+
+
 def test_closing_ends_a_child_that_hangs_at_once() -> None:
     before = child_processes()
     children = DecodingChildren(short_side=8, command=HOSTILE)

@@ -192,3 +192,9 @@ def test_a_hash_costs_far_less_than_a_decode() -> None:
         best = min(best, (time.process_time() - started) / 20)
     # 2,000 pictures a second; measured: 0.28 ms.
     assert best < 0.0005
+
+
+def test_a_grey_picture_of_one_channel_has_the_fingerprint_that_it_has_in_three() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (120, 160, 1), np.uint8)
+    assert fingerprint(grey) == fingerprint(np.repeat(grey, 3, axis=2))
+    assert fingerprint(grey) != fingerprint(np.repeat(255 - grey, 3, axis=2))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from headstart.data import pixelstore
 from headstart.data.cache import settings_key
-from headstart.data.images import Colours, Decoded
+from headstart.data.colours import Colours
+from headstart.data.images import Decoded
 from headstart.data.limits import Limits
 from headstart.data.pixelstore import PixelStore
 from headstart.storage import sha256_bytes

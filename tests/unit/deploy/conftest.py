@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from headstart.augment import EvalPrepare
+from headstart.data.colours import WHITE, Background
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.models import Classifier, create_classifier
 from headstart.types import Task
@@ -43,10 +44,10 @@ def small_model(
     return model.eval()
 
 
-def manifest_of(*models: Classifier, **changes: object) -> Manifest:
+def manifest_of(*models: Classifier, background: Background = WHITE, **changes: object) -> Manifest:
     """The manifest of networks that take pictures of `SIZE`."""
     plain = EvalPrepare(SIZE, crop_fraction=0.9)
-    members = tuple(member_of(model, plain, short_side=SHORT_SIDE) for model in models)
+    members = tuple(member_of(model, plain, short_side=SHORT_SIDE, background=background) for model in models)
     fields: dict[str, object] = {
         "members": members,
         "classes": CLASSES,

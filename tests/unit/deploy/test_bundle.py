@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from headstart import storage
-from headstart.deploy import load_bundle, read_manifest, save_bundle
+from headstart.deploy import load_bundle, load_predictor, read_manifest, save_bundle
 from headstart.deploy.bundle import seal
 from headstart.errors import (
     ConfigError,
@@ -31,7 +31,7 @@ from headstart.errors import (
 )
 from headstart.models import create_classifier
 
-from .conftest import CLASSES, SIZE, Saved, manifest_of, small_model
+from .conftest import CLASSES, SIZE, Saved, manifest_of, picture, small_model
 
 WEIGHTS = "model.safetensors"
 
@@ -473,3 +473,12 @@ def test_a_deep_or_a_huge_manifest_is_refused(copy: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ConfigError):
             read_manifest(copy)
+
+
+def test_a_bundle_from_before_there_was_a_background_predicts_on_white(copy: Path) -> None:
+    glass = np.dstack([picture(1), picture(2)[..., 0]])
+    wanted = load_predictor(copy, device="cpu").predict(glass).logits
+    resealed(copy, lambda fields: fields["members"][0]["preprocessing"].pop("background"))
+    np.testing.assert_array_equal(load_predictor(copy, device="cpu").predict(glass).logits, wanted)
+    resealed(copy, lambda fields: fields["members"][0]["preprocessing"].update(background=[0, 0, 0]))
+    assert np.abs(load_predictor(copy, device="cpu").predict(glass).logits - wanted).max() > 1e-3

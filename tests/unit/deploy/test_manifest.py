@@ -51,6 +51,14 @@ def test_a_manifest_comes_back_as_it_went() -> None:
     assert manifest_from(fields()) == GOOD
 
 
+def test_a_manifest_from_before_there_was_a_background_is_of_white() -> None:
+    assert manifest_from(changed("members.0.preprocessing.background", DELETED)) == GOOD
+    with pytest.raises(ConfigError, match="lacks short_side"):
+        manifest_from(changed("members.0.preprocessing.short_side", DELETED))
+    black = manifest_from(changed("members.0.preprocessing.background", [0, 0, 0]))
+    assert black.members[0].preprocessing.background == (0, 0, 0)
+
+
 finite = st.floats(-1e9, 1e9)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
@@ -135,6 +143,11 @@ WRONG: list[tuple[str, object, str]] = [
     ("members.0.preprocessing.size", [224.5, 224], "size"),
     ("members.0.preprocessing.size", [224], "size"),
     ("members.0.preprocessing.size", 224, "size"),
+    ("members.0.preprocessing.background", [0, 0, 256], "background"),
+    ("members.0.preprocessing.background", [0, 0, 0.5], "background"),
+    ("members.0.preprocessing.background", [0, 0], "background"),
+    ("members.0.preprocessing.background", "white", "background"),
+    ("members.0.preprocessing.background", None, "background"),
     ("members.0.preprocessing.short_side", 0, "short_side"),
     ("members.0.preprocessing.short_side", 10**9, "short_side"),
     ("members.0.preprocessing.policy", "eval", "policy"),
