@@ -49,6 +49,8 @@ from headstart.training import (
     Callback,
     EarlyStop,
     FinderResult,
+    LabelCounts,
+    Loss,
     Phase,
     ProgressTable,
     Run,
@@ -144,17 +146,39 @@ class Learner:
         self.callbacks: tuple[Callback, ...] = (
             (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
-        self.loss = loss_for(data.task, label_smoothing=self.settings.label_smoothing)
+        self.loss = self._standard_loss = self._make_loss()
         self._known = _Activations()
         self._pretrained = self._body_key() if self.identity else ""
         self._floor = 0
         self.model.freeze_to(0 if from_scratch else -1)
 
     def _as_the_body_takes(self, data: ImageData) -> ImageData:
-        """Return the data at the size that the body takes (whole patches), resized as its weights ask."""
+        """Return the data at the size that the body takes (whole patches), resized as its weights ask.
+
+        Balanced as the settings say, where they say so.
+        """
+        if self.settings.balance is not None and self.settings.balance != data.balance:
+            data = data.with_options(balance=self.settings.balance)
         if data.image_size != self.model.image_size:
             data = data.resize(self.model.image_size)
         return data.for_weights(self.model.crop_fraction, self.model.interpolation)
+
+    def _make_loss(self) -> Loss:
+        """Return the loss of the settings, for the classes as the training rows have them."""
+        chosen, balance = self.settings.loss, self.data.balance
+        if balance == "sampler" and chosen in ("class_balanced", "logit_adjusted"):
+            raise UsageError(
+                f"the sampler balances the classes already, and the loss {chosen} would once more",
+                "choose the loss or balance='sampler', not both",
+            )
+        labels = self.data.samples.labels[self.data.rows("train")]
+        return loss_for(
+            self.data.task,
+            chosen,
+            label_smoothing=self.settings.label_smoothing,
+            counts=LabelCounts.of(labels, len(self.data.classes)),
+            balanced=balance == "loss",
+        )
 
     # ---- the frozen line -------------------------------------------------------------------
 
@@ -210,6 +234,8 @@ class Learner:
             )
         self.model.set_image_size(data.image_size)
         self.data = self._as_the_body_takes(data)
+        if self.loss is self._standard_loss:
+            self.loss = self._standard_loss = self._make_loss()
 
     def _body_key(self) -> str:
         """Return a hash of the body's weights and statistics."""
