@@ -165,8 +165,8 @@ class Ordering:
     `shuffle`: a new order each epoch; without it, that of the table. `balance`: `"sampler"` repeats the
     rare cases up to the largest class (`balanced_order`); `"loss"` leaves the order alone.
     `weights`: float (N,), one for each sample of the source: each epoch draws N of them with replacement
-    (`weighted_order`), in random order whatever `shuffle` says. Raises `UsageError` for a balance that is unknown, weights that cannot be drawn by,
-    and the two together.
+    (`weighted_order`), in random order whatever `shuffle` says. Raises `UsageError` for a balance that is
+    unknown, weights that cannot be drawn by, and the two together.
     """
 
     shuffle: bool = False
