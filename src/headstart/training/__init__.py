@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
     from headstart.training.callbacks import HistoryWriter as HistoryWriter
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from headstart.training.schedules import sgdr as sgdr
 
 _HOMES = {
+    "batchnorm": ("recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "finder": ("FinderResult", "lr_find"),
