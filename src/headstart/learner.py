@@ -46,6 +46,7 @@ from headstart.models import (
     weights_identity,
 )
 from headstart.training import (
+    EMA,
     Callback,
     EarlyStop,
     FinderResult,
@@ -411,6 +412,7 @@ class Learner:
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         stopping = (EarlyStop(),) if phase.stop_early else ()
+        averaging = () if self.settings.ema is None else (EMA(self.settings.ema),)
         fit(
             self.run,
             source,
@@ -420,7 +422,7 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping),
+            callbacks=(*self.callbacks, *callbacks, *stopping, *averaging),
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.averages import EMA as EMA
+    from headstart.training.averages import SWA as SWA
     from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.snapshots import Snapshots as Snapshots
 
 _HOMES = {
+    "averages": ("EMA", "SWA"),
     "batchnorm": ("recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
@@ -77,6 +81,7 @@ _HOMES = {
     "precision": ("autocast_for", "resolve_precision"),
     "progress": ("ProgressTable",),
     "run": ("History", "Run", "Span"),
+    "snapshots": ("Snapshots",),
     "schedules": (
         "SCHEDULES",
         "Schedule",
