@@ -576,20 +576,24 @@ class Learner:
         thresholds: ArrayLike | None = None,
         tta: bool = False,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
+        members: Sequence[Mapping[str, torch.Tensor]] = (),
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
         `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
         are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
-        kept for those who read the manifest. The bundle is read back and compared before it takes its
-        place. Raises `OutputError` when `path` exists and is not to be replaced, `UsageError` for a body
-        or head of one's own.
+        kept for those who read the manifest. `members`: states of this network (see `state`) that make an
+        ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read
+        back and compared before it takes its place. Raises `OutputError` when `path` exists and is not to be
+        replaced, `UsageError` for a body or head of one's own.
         """
         folder = Path(path)
         augmentation = self.data.augmentation
+        member = member_of(self.model, self.data.evaluation, short_side=self.data.cache.short_side)
+        models = [_with_state(self.model, state) for state in members] or [self.model]
         manifest = Manifest(
-            members=(member_of(self.model, self.data.evaluation, short_side=self.data.cache.short_side),),
+            members=(member,) * len(models),
             classes=self.data.classes,
             task=self.data.task,
             temperature=temperature,
@@ -603,5 +607,12 @@ class Learner:
             metrics=metrics or {},
             data=self.data.samples.fingerprint(),
         )
-        save_bundle(folder, (self.model,), manifest, replace_old=replace)
+        save_bundle(folder, models, manifest, replace_old=replace)
         return folder
+
+
+def _with_state(model: Classifier, state: Mapping[str, torch.Tensor]) -> Classifier:
+    """Return a copy of a network with other weights."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(dict(state))
+    return other

@@ -39,11 +39,11 @@ def finish(steps: EightSteps) -> Result:
     learner = steps.learner
     has_test = len(learner.data.rows("test")) > 0
     valid = steps.best.valid
-    test = learner.predictions("test") if has_test else None
+    test = steps.ask(lambda best: best.predictions("test")) if has_test else None
     averaged = None if steps.stop_reason else _average_views(steps, valid)
     if averaged is not None:
         valid = averaged
-        test = learner.tta("test") if has_test else None
+        test = steps.ask(lambda best: best.tta("test")) if has_test else None
     calibration = _calibrate(steps, valid)
     valid = valid.with_temperature(calibration.temperature)
     test = None if test is None else test.with_temperature(calibration.temperature)
@@ -66,6 +66,7 @@ def finish(steps: EightSteps) -> Result:
             temperature=calibration.temperature,
             thresholds=valid.thresholds,
             tta=averaged is not None,
+            members=steps.best.members,
             metrics={
                 f"{split} {name}": value.to_dict()
                 for split, figures in final.items()
@@ -122,7 +123,7 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
     reason = f"The same picture seen {len(views)} ways, and the probabilities averaged."
     steps.narrator.step(9, "Test-time augmentation", reason)
     started = time.monotonic()
-    averaged = steps.learner.tta("valid")
+    averaged = steps.ask(lambda best: best.tta("valid"))
     gain = gain_in_log_loss(valid, averaged)
     kept = pays(gain)
     metrics = steps.measure(averaged)

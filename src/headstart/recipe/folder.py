@@ -42,7 +42,7 @@ class RunFolder:
         "augmentation.jpg",
         "report.html",
     )
-    FOLDERS = ("model", "pictures")
+    FOLDERS = ("model", "pictures", "snapshots")
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path
