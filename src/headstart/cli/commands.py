@@ -60,6 +60,10 @@ Loss = Annotated[str, typer.Option(help="auto, focal, class_balanced or logit_ad
 Ema = Annotated[
     float | None, typer.Option(help="Keep a moving average of the weights, of this decay: 0.99, say.")
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(help="Train a model for each of so many folds: an ensemble, scored on what each never saw."),
+]
 Snapshots = Annotated[
     str, typer.Option(help="What becomes of the weights at cycle ends: none, soup or ensemble.")
 ]
@@ -199,6 +203,7 @@ def train(
     loss: Loss = "auto",
     ema: Ema = None,
     snapshots: Snapshots = "none",
+    folds: Folds = None,
     batch_size: BatchSize = "auto",
     cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
@@ -249,7 +254,7 @@ def train(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
     chosen_plan = _with_averages(_with_mixing(chosen_plan, mixing), loss, ema, snapshots)
-    run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
+    run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
     data = _data(
         source,
         narrator,
@@ -283,6 +288,7 @@ def train(
         rate_ratio=ratio,
         metric=metric,
         device=device,
+        folds=folds,
     )
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))

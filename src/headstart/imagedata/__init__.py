@@ -8,5 +8,14 @@ from headstart.imagedata.options import (
     OnProgress,
     choose_batch_size,
 )
+from headstart.imagedata.pool import FeaturePool
 
-__all__ = ["POLICIES", "AuditedOptions", "DataOptions", "ImageData", "OnProgress", "choose_batch_size"]
+__all__ = [
+    "POLICIES",
+    "AuditedOptions",
+    "DataOptions",
+    "FeaturePool",
+    "ImageData",
+    "OnProgress",
+    "choose_batch_size",
+]
