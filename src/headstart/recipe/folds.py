@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from headstart.deploy import Bundle
 
 MOST_FOLDS = 20
+# A source may validate on a third of its pictures; a model that is to know k - 1 folds cannot spare so many.
+MOST_VALID = 0.2
 MARK = "folds.json"
 """The file by which a folder is known as that of a fold ensemble, from its first moment on."""
 
@@ -160,7 +162,7 @@ class _Division:
         own = None if column is None else column[rows]
         fold = np.full(len(samples), -1, np.int64)
         fold[rows] = spread_over_folds(samples.take(rows), count, seed=data.seed, groups=own)
-        return cls(fold, column, len(data.rows("valid")) / max(1, len(rows)))
+        return cls(fold, column, min(MOST_VALID, len(data.rows("valid")) / max(1, len(rows))))
 
     def held_out(self, number: int) -> NDArray[np.int64]:
         return np.flatnonzero(self.fold == number)

@@ -161,7 +161,7 @@ def test_a_test_part_of_ones_own_is_predicted_by_the_ensemble_and_in_no_fold(
 ) -> None:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     folder = make_folder({"train/cat": 16, "train/dog": 16, "test/cat": 5, "test/dog": 5})
-    data = ImageData.from_folder(folder, image_size=32, threads=0)
+    data = ImageData.from_folder(folder, image_size=32, threads=0, augment=augmentation.none())
     run = prepare_folder(tmp_path / "run", folder, folds=2)
     result = run_steps(data, PROBE, body, run, Narrator(), folds=2)
     assert result.test is not None
@@ -172,10 +172,9 @@ def test_a_test_part_of_ones_own_is_predicted_by_the_ensemble_and_in_no_fold(
 
 
 def test_tags_have_thresholds_of_their_own_in_each_fold(
-    helmets: Callable[[int], Samples], shared: Path, tmp_path: Path
+    helmets: Callable[[int], Samples], body: Body, tmp_path: Path
 ) -> None:
-    data = ImageData.from_samples(helmets(60), image_size=64, threads=0)
-    body = Body("mobilenetv2_100", shared / "weights")
+    data = ImageData.from_samples(helmets(60), image_size=32, threads=0, augment=augmentation.none())
     run = prepare_folder(tmp_path / "run", data.samples.root, folds=2)
     result = run_steps(data, PROBE, body, run, Narrator(), folds=2)
     assert result.valid.task is Task.MULTI_LABEL
