@@ -46,9 +46,12 @@ from headstart.models import (
     weights_identity,
 )
 from headstart.training import (
+    EMA,
     Callback,
     EarlyStop,
     FinderResult,
+    LabelCounts,
+    Loss,
     Phase,
     ProgressTable,
     Run,
@@ -144,17 +147,39 @@ class Learner:
         self.callbacks: tuple[Callback, ...] = (
             (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
-        self.loss = loss_for(data.task, label_smoothing=self.settings.label_smoothing)
+        self.loss = self._standard_loss = self._make_loss()
         self._known = _Activations()
         self._pretrained = self._body_key() if self.identity else ""
         self._floor = 0
         self.model.freeze_to(0 if from_scratch else -1)
 
     def _as_the_body_takes(self, data: ImageData) -> ImageData:
-        """Return the data at the size that the body takes (whole patches), resized as its weights ask."""
+        """Return the data at the size that the body takes (whole patches), resized as its weights ask.
+
+        Balanced as the settings say, where they say so.
+        """
+        if self.settings.balance is not None and self.settings.balance != data.balance:
+            data = data.with_options(balance=self.settings.balance)
         if data.image_size != self.model.image_size:
             data = data.resize(self.model.image_size)
         return data.for_weights(self.model.crop_fraction, self.model.interpolation)
+
+    def _make_loss(self) -> Loss:
+        """Return the loss of the settings, for the classes as the training rows have them."""
+        chosen, balance = self.settings.loss, self.data.balance
+        if balance == "sampler" and chosen in ("class_balanced", "logit_adjusted"):
+            raise UsageError(
+                f"the sampler balances the classes already, and the loss {chosen} would once more",
+                "choose the loss or balance='sampler', not both",
+            )
+        labels = self.data.samples.labels[self.data.rows("train")]
+        return loss_for(
+            self.data.task,
+            chosen,
+            label_smoothing=self.settings.label_smoothing,
+            counts=LabelCounts.of(labels, len(self.data.classes)),
+            balanced=balance == "loss",
+        )
 
     # ---- the frozen line -------------------------------------------------------------------
 
@@ -210,6 +235,8 @@ class Learner:
             )
         self.model.set_image_size(data.image_size)
         self.data = self._as_the_body_takes(data)
+        if self.loss is self._standard_loss:
+            self.loss = self._standard_loss = self._make_loss()
 
     def _body_key(self) -> str:
         """Return a hash of the body's weights and statistics."""
@@ -388,6 +415,7 @@ class Learner:
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         stopping = (EarlyStop(),) if phase.stop_early else ()
+        averaging = () if self.settings.ema is None else (EMA(self.settings.ema),)
         fit(
             self.run,
             source,
@@ -397,7 +425,7 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping),
+            callbacks=(*self.callbacks, *callbacks, *stopping, *averaging),
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
@@ -551,15 +579,17 @@ class Learner:
         thresholds: ArrayLike | None = None,
         tta: bool = False,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
+        members: Sequence[Mapping[str, torch.Tensor]] = (),
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
         `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
         are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
-        kept for those who read the manifest. The bundle is read back and compared before it takes its
-        place. Raises `OutputError` when `path` exists and is not to be replaced, `UsageError` for a body
-        or head of one's own.
+        kept for those who read the manifest. `members`: states of this network (see `state`) that make an
+        ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read
+        back and compared before it takes its place. Raises `OutputError` when `path` exists and is not to be
+        replaced, `UsageError` for a body or head of one's own.
         """
         folder = Path(path)
         augmentation = self.data.augmentation
@@ -569,8 +599,9 @@ class Learner:
             short_side=self.data.cache.short_side,
             background=self.data.background,
         )
+        models = [_with_state(self.model, state) for state in members] or [self.model]
         manifest = Manifest(
-            members=(member,),
+            members=(member,) * len(models),
             classes=self.data.classes,
             task=self.data.task,
             temperature=temperature,
@@ -584,5 +615,12 @@ class Learner:
             metrics=metrics or {},
             data=self.data.samples.fingerprint(),
         )
-        save_bundle(folder, (self.model,), manifest, replace_old=replace)
+        save_bundle(folder, models, manifest, replace_old=replace)
         return folder
+
+
+def _with_state(model: Classifier, state: Mapping[str, torch.Tensor]) -> Classifier:
+    """Return a copy of a network with other weights."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(dict(state))
+    return other

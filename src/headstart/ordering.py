@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from headstart.errors import UsageError
 from headstart.types import World
 
-Balance: TypeAlias = Literal["none", "sampler"]
-BALANCES = ("none", "sampler")
+Balance: TypeAlias = Literal["none", "sampler", "loss"]
+"""What is done for rare classes: nothing, more copies of them, or a loss in which they count for more."""
+BALANCES = ("none", "sampler", "loss")
 
 _WORD = 2**64 - 1
 # An odd number with irregular bits (2**64 divided by the golden ratio): copies of a sample draw apart.
@@ -162,10 +163,10 @@ class Ordering:
     """Which samples an epoch has, and whether it mixes them.
 
     `shuffle`: a new order each epoch; without it, that of the table. `balance`: `"sampler"` repeats the
-    rare cases up to the largest class (`balanced_order`). `weights`: float (N,), one for each sample of
-    the source: each epoch draws N of them with replacement (`weighted_order`), in random order whatever
-    `shuffle` says. Raises `UsageError` for a balance that is unknown, weights that cannot be drawn by,
-    and the two together.
+    rare cases up to the largest class (`balanced_order`); `"loss"` leaves the order alone.
+    `weights`: float (N,), one for each sample of the source: each epoch draws N of them with replacement
+    (`weighted_order`), in random order whatever `shuffle` says. Raises `UsageError` for a balance that is
+    unknown, weights that cannot be drawn by, and the two together.
     """
 
     shuffle: bool = False
@@ -179,7 +180,7 @@ class Ordering:
             )
         if self.weights is not None:
             checked_weights(self.weights)
-            if self.balance != "none":
+            if self.balance == "sampler":
                 raise UsageError("samples are drawn by weights, or balanced, not both", "choose one")
 
     def count(self, labels: NDArray[Any]) -> int:

@@ -14,6 +14,8 @@ from rich.console import Console
 from torch import nn
 
 from headstart.training import (
+    EMA,
+    SWA,
     Callback,
     EarlyStop,
     HistoryWriter,
@@ -173,6 +175,17 @@ def quiet() -> ProgressTable:
     return ProgressTable(console=Console(file=io.StringIO()))
 
 
+def recalibrating() -> SWA:
+    """A mean of the weights whose batch norm sees the rows again, for whichever network it watches."""
+
+    class Own(SWA):
+        def before_fit(self, run: Run) -> None:
+            super().before_fit(run)
+            self._model, self._source = run.model, Rows()
+
+    return Own()
+
+
 def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) -> bool:
     whole, callback = new_run(), make()
     save = Save(folder, at, [callback])
@@ -192,7 +205,9 @@ def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) ->
 
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 @pytest.mark.parametrize(
-    "make", [Callback, EarlyStop, KeepBest, quiet, Scaler], ids=lambda make: make.__name__
+    "make",
+    [Callback, EarlyStop, KeepBest, quiet, Scaler, EMA, SWA, recalibrating],
+    ids=lambda make: make.__name__,
 )
 def test_going_on_after_a_restart_equals_never_having_stopped(make, at, tmp_path) -> None:
     assert resumed_equals_whole(make, tmp_path, at)

@@ -62,5 +62,33 @@ def test_activations_come_in_the_batches_of_the_pictures(data: ImageData) -> Non
 def test_an_unknown_balance_is_refused_before_any_picture_is_looked_at(data: ImageData) -> None:
     for file in data.samples.root.rglob("*.png"):
         file.write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="no balance 'loss'"):
-        ImageData.from_samples(data.samples, balance="loss")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no balance 'weights'"):
+        ImageData.from_samples(data.samples, balance="weights")  # type: ignore[arg-type]
+
+
+def test_a_balanced_loss_leaves_the_order_alone(data: ImageData) -> None:
+    by_loss, plain = (data.with_options(balance=balance) for balance in ("loss", "none"))
+    assert drawn(by_loss.source("train", shuffle=True)) == drawn(plain.source("train", shuffle=True))
+
+
+def test_a_plan_decides_on_the_balance_and_the_loss_follows_it(data: ImageData) -> None:
+    import torch
+
+    from headstart.learner import Learner
+    from headstart.training import Settings
+
+    def learner(**settings: str) -> Learner:
+        return Learner(data, "test_resnet", from_scratch=True, callbacks=(), settings=Settings(**settings))
+
+    logits, targets = torch.zeros(2, 2), torch.tensor([0, 1])
+    assert learner().data.balance == "sampler"
+    plain = learner(balance="none").loss(logits, targets)
+    assert plain[0] == plain[1]
+    weighted = learner(balance="loss")
+    common, rare = weighted.loss(logits, targets).tolist()
+    assert rare == pytest.approx(4 * common, rel=0.01)  # three pictures against twelve
+    weighted.loss = own = torch.nn.CrossEntropyLoss()
+    weighted.set_data(weighted.data.resize(48))
+    assert weighted.loss is own
+    with pytest.raises(UsageError, match="once more"):
+        learner(loss="logit_adjusted")

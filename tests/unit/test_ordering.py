@@ -264,8 +264,8 @@ def test_weights_that_cannot_be_drawn_by_are_refused(weights: list[float]) -> No
 
 
 def test_an_ordering_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UsageError, match="no balance 'loss'"):
-        Ordering(balance="loss")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no balance 'weights'"):
+        Ordering(balance="weights")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="not both"):
         Ordering(balance="sampler", weights=np.ones(3))
     with pytest.raises(UsageError, match="3 weights do not match 4 samples"):

@@ -56,7 +56,19 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Threads = Annotated[int | None, typer.Option(help="Threads that read pictures. Default: one a core.")]
 Balanced = Annotated[
-    str, typer.Option("--balance", help="none, or sampler: more copies of the pictures of rare classes.")
+    str,
+    typer.Option("--balance", help="For rare classes: none, sampler (more copies), loss (they count more)."),
+]
+Loss = Annotated[str, typer.Option(help="auto, focal, class_balanced or logit_adjusted.")]
+Ema = Annotated[
+    float | None, typer.Option(help="Keep a moving average of the weights, of this decay: 0.99, say.")
+]
+Folds = Annotated[
+    int | None,
+    typer.Option(help="Train a model for each of so many folds: an ensemble, scored on what each never saw."),
+]
+Snapshots = Annotated[
+    str, typer.Option(help="What becomes of the weights at cycle ends: none, soup or ensemble.")
 ]
 Cached = Annotated[
     str, typer.Option("--cache", help="Where decoded pictures are kept: auto, memory, disk or none.")
@@ -98,6 +110,15 @@ def _with_mixing(plan: Plan, mixing: str) -> Plan:
     if mixing == "none":
         return plan
     return replace(plan, settings=replace(plan.settings, mixing=mixing, mixing_alpha=None))
+
+
+def _with_averages(plan: Plan, loss: str, ema: float | None, snapshots: str) -> Plan:
+    """Return the plan with `--loss`, `--ema` and `--snapshots`, where they are not left at their defaults."""
+    settings = plan.settings
+    settings = settings if loss == "auto" else replace(settings, loss=loss)
+    settings = settings if ema is None else replace(settings, ema=ema)
+    settings = settings if snapshots == "none" else replace(settings, snapshots=snapshots)
+    return replace(plan, settings=settings)
 
 
 def _batch_size(text: str) -> int | str:
@@ -184,6 +205,10 @@ def train(
     augment: Augment = "side-on",
     max_zoom: MaxZoom = 1.1,
     mixing: Mixing = "none",
+    loss: Loss = "auto",
+    ema: Ema = None,
+    snapshots: Snapshots = "none",
+    folds: Folds = None,
     batch_size: BatchSize = "auto",
     cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
@@ -234,8 +259,8 @@ def train(
     chosen_plan = recipe.make_plan(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
-    chosen_plan = _with_mixing(chosen_plan, mixing)
-    run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
+    chosen_plan = _with_averages(_with_mixing(chosen_plan, mixing), loss, ema, snapshots)
+    run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
     data = _data(
         source,
         narrator,
@@ -270,6 +295,7 @@ def train(
         rate_ratio=ratio,
         metric=metric,
         device=device,
+        folds=folds,
     )
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))

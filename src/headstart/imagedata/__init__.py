@@ -9,11 +9,13 @@ from headstart.imagedata.options import (
     choose_batch_size,
     short_side_for,
 )
+from headstart.imagedata.pool import FeaturePool
 
 __all__ = [
     "POLICIES",
     "AuditedOptions",
     "DataOptions",
+    "FeaturePool",
     "ImageData",
     "OnProgress",
     "choose_batch_size",

@@ -51,6 +51,7 @@ from headstart.imagedata.options import (
     resize_policy,
     short_side_for,
 )
+from headstart.imagedata.pool import FeaturePool
 from headstart.models import FeatureCache, TensorSource, materialise
 from headstart.ordering import Balance, Ordering
 from headstart.resident import ResidentSource, fits, upload
@@ -79,7 +80,7 @@ class ImageData:
 
     `image_size` is (height, width); `policy` says what becomes of other shapes (`crop`, `squish` or
     `pad`); `crop_fraction` and `interpolation` are those that the pretrained weights ask for, and
-    are set by the `Learner`.
+    are set by the `Learner`. `pool` shares features with other data over the same pictures.
     """
 
     samples: Samples
@@ -96,6 +97,7 @@ class ImageData:
     seed: int = 0
     threads: int | None = None
     balance: Balance = "none"
+    pool: FeaturePool | None = field(default=None, repr=False)
     _resident: dict[tuple[object, ...], ResidentPixels] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -110,7 +112,8 @@ class ImageData:
         the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what
         becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
         all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
-        class is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        class is rarer than the largest, `"loss"` lets each of them count for more in the loss; `cache` says
+        where decoded pixels are kept (`PixelCache`'s `mode`).
         `background` is what transparency is laid on: `white`, `black`, `#rrggbb` or three numbers from 0 to
         255; the model keeps it, and predicts alike. Grey pictures get three equal channels: pretrained
         bodies take no fewer, so `decode`'s one channel is not offered here.
@@ -448,8 +451,12 @@ class ImageData:
         view = prepare or self.evaluation
         rows, hashes = self.rows(split), self.content_keys(split)
         store = FeatureCache()
+        name = f"{view.key} {identity} {engine.name} {self.cache.settings}"
         key = store.key(hashes, view.key, f"{identity} {engine.name} {self.cache.settings}")
-        known = store.load(key) if hashes else None
+        pool = self.pool if hashes else None
+        known = None if pool is None else self._pooled(pool, name, rows, hashes, view, engine, on_progress)
+        if known is None:
+            known = store.load(key) if hashes else None
         if known is None:
             # Each picture once, whatever training repeats.
             mixed = Ordering(shuffle=on_part is not None)
@@ -459,9 +466,31 @@ class ImageData:
                 known = (known[0][order], known[1][order], known[2][order])
             if hashes:
                 store.store(key, known)
+        if pool is not None:
+            pool.add(name, hashes, known[0])
         # Labels are not part of the key: pictures may have moved to other classes since.
         targets = self.samples.labels[rows].astype(known[1].dtype)
         return TensorSource(known[0], targets, rows, batch_size=self.batch_size, seed=self.seed)
+
+    def _pooled(
+        self,
+        pool: FeaturePool,
+        name: str,
+        rows: NDArray[np.int64],
+        hashes: tuple[str, ...],
+        view: Prepare,
+        engine: Engine,
+        on_progress: OnProgress | None,
+    ) -> Features | None:
+        """Return the features of rows that the pool has in part, the others computed; None if it has none."""
+        missing = pool.missing(name, hashes)
+        if missing.all():
+            return None
+        if missing.any():
+            new = materialise(self._loader(rows[missing], view, Ordering()), engine, on_progress)
+            pool.add(name, [hashes[row] for row in np.flatnonzero(missing)], new[0])
+        kind = np.float32 if self.task is Task.MULTI_LABEL else np.int64
+        return pool.take(name, hashes), self.samples.labels[rows].astype(kind), rows
 
     def resize(self, image_size: int | str | Size) -> ImageData:
         """Return the same data at another size; decodes again only where more pixels are needed."""

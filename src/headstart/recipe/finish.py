@@ -6,6 +6,7 @@ import datetime
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from headstart.types import Task
 
 if TYPE_CHECKING:
     from headstart.evaluation import Calibration
+    from headstart.imagedata import ImageData
     from headstart.recipe.steps import EightSteps
 
 
@@ -40,11 +42,11 @@ def finish(steps: EightSteps) -> Result:
     learner = steps.learner
     has_test = len(learner.data.rows("test")) > 0
     valid = steps.best.valid
-    test = learner.predictions("test") if has_test else None
+    test = steps.ask(lambda best: best.predictions("test")) if has_test else None
     averaged = None if steps.stop_reason else _average_views(steps, valid)
     if averaged is not None:
         valid = averaged
-        test = learner.tta("test") if has_test else None
+        test = steps.ask(lambda best: best.tta("test")) if has_test else None
     calibration = _calibrate(steps, valid)
     valid = valid.with_temperature(calibration.temperature)
     test = None if test is None else test.with_temperature(calibration.temperature)
@@ -67,6 +69,7 @@ def finish(steps: EightSteps) -> Result:
             temperature=calibration.temperature,
             thresholds=valid.thresholds,
             tta=averaged is not None,
+            members=steps.best.members,
             metrics={
                 f"{split} {name}": value.to_dict()
                 for split, figures in final.items()
@@ -123,7 +126,7 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
     reason = f"The same picture seen {len(views)} ways, and the probabilities averaged."
     steps.narrator.step(9, "Test-time augmentation", reason)
     started = time.monotonic()
-    averaged = steps.learner.tta("valid")
+    averaged = steps.ask(lambda best: best.tta("valid"))
     gain = gain_in_log_loss(valid, averaged)
     kept = pays(gain)
     metrics = steps.measure(averaged)
@@ -185,6 +188,56 @@ def _save_pictures(steps: EightSteps, table: Predictions) -> None:
     for row in rows_to_picture(table):
         picture = steps.learner.data.picture(int(table.rows[row]))
         steps.folder.save_picture(f"pictures/{row}.jpg", picture)
+
+
+def summary_of_folds(
+    data: ImageData,
+    folds: Sequence[StepResult],
+    summaries: Sequence[Mapping[str, Any]],
+    out_of_fold: Predictions,
+    test: Predictions | None,
+    thresholds: NDArray[np.float64] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the summary of a fold ensemble: what its runs share, and the figures of what each never saw."""
+    last = summaries[-1]
+    name = str(last["metric"])
+    honest = {each: value.to_dict() for each, value in _figures(out_of_fold, name).items()}
+    tested = None if test is None else {n: value.to_dict() for n, value in _figures(test, name).items()}
+    log_loss, error = (metric(each)(out_of_fold) for each in ("log_loss", "expected_calibration_error"))
+    note = "Each picture was predicted by a network that had no part in it: neither trained nor chosen by it."
+    if tested is not None:
+        note = "The test part was never used to choose anything; the other figures are of " + note.lower()
+    return {
+        **last,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "settings": {**last["settings"], "folds": len(summaries)},
+        "data": {
+            **last["data"],
+            "line": data.summary(),
+            "counts": data.counts,
+            "pictures": {split: len(data.rows(split)) for split in data.counts},
+        },
+        "steps": [fold.to_dict() for fold in folds],
+        "folds": {"count": len(summaries), "out_of_fold": test is None},
+        "finders": [],
+        "final": {"valid": honest, "test": honest if tested is None else tested, "note": note},
+        "tta": None,
+        "calibration": {
+            "temperature": 1.0,
+            "log_loss_before": log_loss,
+            "log_loss_after": log_loss,
+            "ece_before": error,
+            "ece_after": error,
+        },
+        "thresholds": None
+        if thresholds is None
+        else dict(zip(out_of_fold.classes, thresholds.tolist(), strict=True)),
+        "every_tag": metric(name)(every_tag(out_of_fold)) if thresholds is not None else None,
+        "seconds": round(seconds, 3),
+        "stop_reason": "",
+    }
 
 
 def _note(steps: EightSteps, tested: bool) -> str:

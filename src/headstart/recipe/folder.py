@@ -41,8 +41,9 @@ class RunFolder:
         "quarantine.csv",
         "augmentation.jpg",
         "report.html",
+        "folds.json",
     )
-    FOLDERS = ("model", "pictures")
+    FOLDERS = ("model", "pictures", "snapshots", "folds")
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path

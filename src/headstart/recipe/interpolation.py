@@ -63,21 +63,22 @@ def cross_fitted_choice(candidates: Sequence[Predictions], *, seed: int = 0) -> 
     number = _lowest(losses)
     if len(candidates) == 1:
         return Choice(0, tables[0])
-    logits = _calm(tables[number])
+    logits = unheated(tables[number])
     for half in (0, 1):
         chosen = _lowest(losses[:, halves == 1 - half])
-        logits[halves == half] = _calm(tables[chosen])[halves == half]
+        logits[halves == half] = unheated(tables[chosen])[halves == half]
     return Choice(number, replace(tables[number], logits=logits, temperature=1.0))
 
 
 def _lowest(losses: NDArray[np.float64]) -> int:
-    """The candidate (row) with the lowest mean; one that is not finite anywhere it should be never is."""
+    """Return the candidate (row) with the lowest mean; one that is not finite where others are never is."""
     scored = ~np.isnan(losses).all(axis=0)
     means = losses[:, scored].mean(axis=1) if scored.any() else np.zeros(len(losses))
     return int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
 
 
-def _calm(table: Predictions) -> NDArray[np.float32]:
+def unheated(table: Predictions) -> NDArray[np.float32]:
+    """Return the logits over their temperature, as a table of temperature 1 would have them."""
     return np.asarray(table.logits.astype(np.float64) / table.temperature, np.float32)
 
 

@@ -67,7 +67,7 @@ def look_first(steps: EightSteps) -> FirstLook:
     )
     started = time.monotonic()
     identity = weights_identity(steps.body.arch, steps.body.weights)
-    engine = _engine(steps, identity)
+    engine = engine_of(steps, identity)
     sources: dict[str, TensorSource] = {}
 
     def look(split: str, on_part: _Growing | None = None) -> TensorSource:
@@ -118,7 +118,7 @@ def _skill(predictions: Predictions) -> float:
     return max(0.0, (interval(predictions, "accuracy").value - chance) / (1 - chance))
 
 
-def _engine(steps: EightSteps, identity: str) -> Engine:
+def engine_of(steps: EightSteps, identity: str) -> Engine:
     """Return what runs the frozen body, and set the data to the sizes that its weights ask for."""
     engine = cached_engine(identity, steps.data.image_size, threads=steps.data.threads)
     if isinstance(engine, OnnxEngine) and engine.facts is not None:

@@ -88,6 +88,8 @@ class Result:
     def headline(self) -> str:
         """Return the figure that matters in one sentence, with its interval and what it is of."""
         part, table = ("test", self.test) if self.test is not None else ("validation", self.valid)
+        if (self.summary.get("folds") or {}).get("out_of_fold"):
+            part = "out-of-fold"
         figures = self.summary["final"]["valid" if self.test is None else "test"]
         name = next(iter(figures))
         value = figures[name]

@@ -12,6 +12,7 @@ from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock, parse_duration, spoken
 from headstart.recipe.folder import RunFolder, next_free
+from headstart.recipe.folds import FoldOptions, goes_on, train_folds
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
@@ -33,6 +34,7 @@ def train(
     metric: str | None = None,
     device: str = "auto",
     force: bool = False,
+    folds: int | None = None,
     narrator: Narrator | None = None,
 ) -> Result:
     """Train a classifier on a folder of pictures by the eight steps, and return the `Result`.
@@ -41,12 +43,15 @@ def train(
     size, split and augmentation. `plan` replaces the eight steps. `time` is a budget, such as `10m`.
     `metric` is shown beside the log loss, and the thresholds of tags are fitted to it (default: the
     accuracy, for tags `f2`).
+    With `folds` a model is trained for each of so many folds, and together they make an ensemble whose
+    figures are of pictures that each model never saw (see `recipe.folds`); called again with the same
+    `out` it goes on with the first fold that is not finished.
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
     told = TerminalNarrator() if narrator is None else narrator
     source = data.samples.root if isinstance(data, ImageData) else Path(data)
-    folder = prepare_folder(None if out is None else Path(out), source, force=force)
+    folder = prepare_folder(None if out is None else Path(out), source, force=force, folds=folds)
     chosen = plan or make_plan(None, from_scratch=from_scratch, seed=seed)
     if not isinstance(data, ImageData):
         with told.progress("looking at every picture") as on_progress:
@@ -65,6 +70,7 @@ def train(
         budget=budget,
         metric=metric,
         device=device,
+        folds=folds,
     )
 
 
@@ -90,8 +96,15 @@ def largest_size(plan: Plan) -> Size | None:
     return max((phase.image_size for phase in plan if phase.image_size), key=max, default=None)
 
 
-def prepare_folder(out: Path | None, source: Path, *, force: bool = False) -> RunFolder:
-    """Make the run folder: `out`, or runs/<name of the source> with a number where that is taken."""
+def prepare_folder(
+    out: Path | None, source: Path, *, force: bool = False, folds: int | None = None
+) -> RunFolder:
+    """Make the run folder: `out`, or runs/<name of the source> with a number where that is taken.
+
+    An unfinished fold ensemble in `out` is gone on with where `folds` are asked for.
+    """
+    if out is not None and folds is not None and not force and goes_on(out):
+        return RunFolder(out, replace=True)
     if out is not None:
         return RunFolder(out, replace=force)
     name = source.resolve().name or "pictures"
@@ -109,15 +122,20 @@ def run_steps(
     rate_ratio: float | None = None,
     metric: str | None = None,
     device: str = "auto",
+    folds: int | None = None,
 ) -> Result:
     """Run a plan over data that is ready, into a folder that is ready; see `train`."""
+    clock = Clock(budget)
+    if folds is not None:
+        options = FoldOptions(folds, rate_ratio, metric, device)
+        return train_folds(data, plan, body, folder, narrator, options, clock=clock)
     steps = EightSteps(
         data,
         plan,
         body,
         folder,
         narrator,
-        clock=Clock(budget),
+        clock=clock,
         rate_ratio=rate_ratio,
         metric=metric,
         device=device,

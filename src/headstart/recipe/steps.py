@@ -7,7 +7,7 @@ frozen features. Every later step must earn its time against it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,16 @@ import numpy as np
 
 from headstart.augment import describe
 from headstart.errors import UsageError
-from headstart.evaluation import Gain, Interval, Predictions, cross_decided, interval, measure, paired
+from headstart.evaluation import (
+    Gain,
+    Interval,
+    Predictions,
+    average,
+    cross_decided,
+    interval,
+    measure,
+    paired,
+)
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
@@ -27,6 +36,7 @@ from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import FirstLook, look_first
 from headstart.recipe.rates import choose_ratio, with_rates, within_budget
 from headstart.recipe.result import Result, StepResult, Verdict
+from headstart.recipe.soup import combine_snapshots
 from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
 from headstart.training import Phase, Plan
 from headstart.types import Size, Task
@@ -35,16 +45,21 @@ if TYPE_CHECKING:
     import torch
 
     from headstart.learner import Learner
+    from headstart.training import Snapshots
 
 
 @dataclass
 class Best:
-    """The best model so far: how it predicts the validation rows, and how to get it back."""
+    """The best model so far: how it predicts the validation rows, and how to get it back.
+
+    An ensemble has `members`; `state` is then the one to go on training from.
+    """
 
     valid: Predictions
     state: dict[str, torch.Tensor]
     size: Size
     name: str
+    members: tuple[Mapping[str, torch.Tensor], ...] = ()
 
 
 class EightSteps:
@@ -80,6 +95,7 @@ class EightSteps:
         self.first: FirstLook | None = None
         self.stop_reason = ""
         self._learner: Learner | None = None
+        self._snapshots: Snapshots | None = None
         self.found_rates: dict[tuple[int, Size], float] = {}
 
     # ---- the way through -------------------------------------------------------------------
@@ -183,8 +199,11 @@ class EightSteps:
         losses = self._train(fitting)
         trained = self.learner.predictions("valid")
         verdict = self._verdict(trained, losses)
-        seconds = time.monotonic() - started
+        seconds, before = time.monotonic() - started, self.best.state
         self._judge(fitting, mix_with_best(self, fitting, trained), seconds, len(losses), verdict)
+        if self._snapshots is not None and not self.stop_reason:
+            how = self.plan.settings.snapshots
+            combine_snapshots(self, fitting, before, self._snapshots.load(), how)
 
     def _unfreeze(self) -> None:
         started = time.monotonic()
@@ -198,11 +217,14 @@ class EightSteps:
 
     def _train(self, phase: Phase) -> list[float]:
         """Train a phase, go back to its best epoch, and return the validation loss after each."""
-        from headstart.training import HistoryWriter, KeepBest
+        from headstart.training import HistoryWriter, KeepBest, Snapshots
 
         run, keep = self.learner.run, KeepBest()
         before = len(run.history)
-        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl")))
+        taken = self.plan.settings.snapshots != "none" and phase.frozen_to == 0
+        self._snapshots = Snapshots(self.folder / "snapshots") if taken else None
+        more = () if self._snapshots is None else (self._snapshots,)
+        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl"), *more))
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"
@@ -251,6 +273,17 @@ class EightSteps:
         if self.learner.data.image_size != self.best.size:
             self.learner.set_data(self.learner.data.resize(self.best.size))
         self.learner.set_state(self.best.state)
+
+    def ask(self, question: Callable[[Learner], Predictions]) -> Predictions:
+        """Return what the best model answers: of an ensemble the mean over its members."""
+        if not self.best.members:
+            return question(self.learner)
+        answers = []
+        for state in self.best.members:
+            self.learner.set_state(state)
+            answers.append(question(self.learner))
+        self.learner.set_state(self.best.state)
+        return average(answers)
 
     def measure(self, predictions: Predictions) -> dict[str, Interval]:
         """Return the metric and the log loss, with their intervals.

@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.averages import EMA as EMA
+    from headstart.training.averages import SWA as SWA
+    from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
     from headstart.training.callbacks import HistoryWriter as HistoryWriter
@@ -20,10 +23,16 @@ if TYPE_CHECKING:
     from headstart.training.finder import lr_find as lr_find
     from headstart.training.guard import NonFiniteError as NonFiniteError
     from headstart.training.loop import fit as fit
+    from headstart.training.losses import LabelCounts as LabelCounts
     from headstart.training.losses import Loss as Loss
     from headstart.training.losses import binary_cross_entropy as binary_cross_entropy
+    from headstart.training.losses import binary_focal as binary_focal
+    from headstart.training.losses import class_weights as class_weights
     from headstart.training.losses import cross_entropy as cross_entropy
+    from headstart.training.losses import focal as focal
+    from headstart.training.losses import logit_shifts as logit_shifts
     from headstart.training.losses import loss_for as loss_for
+    from headstart.training.losses import tag_weights as tag_weights
     from headstart.training.optim import group_rates as group_rates
     from headstart.training.optim import make_optimizer as make_optimizer
     from headstart.training.optim import move_line as move_line
@@ -45,19 +54,34 @@ if TYPE_CHECKING:
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.snapshots import Snapshots as Snapshots
 
 _HOMES = {
+    "averages": ("EMA", "SWA"),
+    "batchnorm": ("recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
     "loop": ("fit",),
-    "losses": ("Loss", "binary_cross_entropy", "cross_entropy", "loss_for"),
+    "losses": (
+        "LabelCounts",
+        "Loss",
+        "binary_cross_entropy",
+        "binary_focal",
+        "class_weights",
+        "cross_entropy",
+        "focal",
+        "logit_shifts",
+        "loss_for",
+        "tag_weights",
+    ),
     "optim": ("group_rates", "make_optimizer", "move_line"),
     "plan": ("Phase", "Plan", "Settings"),
     "precision": ("autocast_for", "resolve_precision"),
     "progress": ("ProgressTable",),
     "run": ("History", "Run", "Span"),
+    "snapshots": ("Snapshots",),
     "schedules": (
         "SCHEDULES",
         "Schedule",

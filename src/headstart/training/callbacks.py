@@ -125,7 +125,8 @@ def _or_infinity(value: float | None) -> float:
 class KeepBest(Callback):
     """Keeps in memory a copy of what trains, as it was at the epoch with the best validation loss.
 
-    What trains: parameters with `requires_grad`, and all buffers. `restore` puts it back bit by bit.
+    What trains: parameters with `requires_grad`, and all buffers; where an average of the weights was
+    validated in their place, it is what is kept. `restore` puts it back bit by bit.
     """
 
     def __init__(self, monitor: str = "valid_loss") -> None:
@@ -139,7 +140,10 @@ class KeepBest(Callback):
         value = _figure(row, self.monitor)
         if value < self.best:
             self.best, self.epoch = value, run.epoch
-            self._kept = {name: tensor.detach().clone() for name, tensor in _changing(run).items()}
+            judged = run.average or {}
+            self._kept = {
+                name: judged.get(name, tensor).detach().clone() for name, tensor in changing(run).items()
+            }
 
     def restore(self, run: Run) -> bool:
         """Put the best weights back into `run.model`; return False where there are none."""
@@ -162,7 +166,8 @@ class KeepBest(Callback):
         }
 
 
-def _changing(run: Run) -> dict[str, Tensor]:
+def changing(run: Run) -> dict[str, Tensor]:
+    """Return what training changes, by name: parameters with `requires_grad`, and all buffers."""
     trained = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
     return {**trained, **dict(run.model.named_buffers())}
 

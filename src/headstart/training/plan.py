@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError
+from headstart.ordering import BALANCES, Balance
 from headstart.storage import write_atomic
 from headstart.training import values
 from headstart.training.schedules import Schedule
@@ -24,6 +25,9 @@ MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MIXINGS = ("none", "mixup", "cutmix")
+LOSSES = ("auto", "cross_entropy", "binary_cross_entropy", "focal", "class_balanced", "logit_adjusted")
+SNAPSHOTS = ("none", "soup", "ensemble")
+_CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "loss": LOSSES, "snapshots": SNAPSHOTS}
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,11 @@ class Settings:
     the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
     `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
     `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
-    activations; `mixing_alpha`: None for the method's own default.
+    activations; `mixing_alpha`: None for the method's own default. `loss`: `auto` for that of the task, or
+    one of `LOSSES` (see `training.loss_for`). `balance`: `none`, `sampler` or `loss`, None for that of the
+    data. `ema`: the decay of the moving average of the weights that is validated and kept (0.99, say),
+    None for none. `snapshots`: what becomes of the weights at the ends of the whole network's cycles:
+    `none`, `soup` (weights averaged) or `ensemble` (probabilities averaged), kept where it pays.
     """
 
     seed: int = 0
@@ -113,12 +121,17 @@ class Settings:
     fixed_batch_norm: bool = True
     mixing: str = "none"
     mixing_alpha: float | None = None
+    loss: str = "auto"
+    balance: Balance | None = None
+    ema: float | None = None
+    snapshots: str = "none"
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
+        for what, known in _CHOICES.items():
+            if getattr(self, what) not in known:
+                raise unknown_name(what, getattr(self, what), known)
+        if self.balance is not None and self.balance not in BALANCES:
+            raise unknown_name("balance", self.balance, BALANCES)
         _check_mixing(self.mixing, self.mixing_alpha)
         limits = {
             "seed": (0, 2**63 - 1),
@@ -126,6 +139,7 @@ class Settings:
             "label_smoothing": (0, 0.99),
             "rate_ratio": (1, 1000),
             "gradient_clip": (1e-9, 1e9),
+            "ema": (0, 0.999999),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -337,7 +351,9 @@ def _settings_from_plain(content: Any) -> Settings:
     table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
     given: dict[str, Any] = {}
     for name, value in table.items():
-        if name in ("optimizer", "precision", "mixing"):
+        if name in ("balance", "ema") and value is None:
+            given[name] = None
+        elif name in ("mixing", "balance", *_CHOICES):
             given[name] = values.text(value, f"settings: {name}")
         elif name == "fixed_batch_norm":
             given[name] = values.flag(value, f"settings: {name}")

@@ -190,7 +190,8 @@ class Run:
     `precision` is resolved when the run is made (`auto` → what the device is fast at). `span` is the
     phase under way, or the last one. `stop_reason` is empty unless training ended before its time:
     `interrupted` (and then `stop_signal` has the signal's number), `non-finite loss`, or what a
-    callback wrote there, which is how a callback stops training.
+    callback wrote there, which is how a callback stops training. `average` holds what stood in for the
+    weights in the last validation, where an average did, until the next epoch begins.
     """
 
     model: nn.Module
@@ -204,6 +205,7 @@ class Run:
     span: Span | None = None
     stop_reason: str = ""
     stop_signal: int | None = None
+    average: Mapping[str, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)

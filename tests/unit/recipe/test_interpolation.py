@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,6 @@ from hypothesis import strategies as st
 
 from headstart.errors import UsageError
 from headstart.evaluation import Predictions
-from headstart.imagedata import ImageData
-from headstart.recipe import Body, Narrator, eight_steps, prepare_folder
-from headstart.recipe.clock import Clock
 from headstart.recipe.interpolation import (
     ALPHAS,
     can_interpolate,
@@ -133,29 +128,6 @@ def test_choosing_among_equals_gains_nothing_though_the_chosen_one_seems_to() ->
     error = np.std(honest) / np.sqrt(len(honest))
     assert abs(np.mean(honest)) < 3 * error
     assert np.mean(flattering) > 4 * error
-
-
-class Silent(Narrator):
-    pass
-
-
-@pytest.fixture
-def steps(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EightSteps:
-    import timm
-
-    from headstart.storage import save_tensors
-
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    weights = tmp_path / "test_resnet.safetensors"
-    save_tensors(weights, timm.create_model("test_resnet", num_classes=0).state_dict())
-    folder = make_folder({"cat": 30, "dog": 30})
-    data = ImageData.from_folder(folder, image_size=32, valid=0.4, threads=0)
-    run = prepare_folder(tmp_path / "run", folder)
-    made = EightSteps(data, eight_steps(), Body("test_resnet", weights), run, Silent(), clock=Clock())
-    made.folder.begin()
-    made._start_learner(None)
-    return made
 
 
 def spoil(steps: EightSteps) -> None:
