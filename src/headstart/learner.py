@@ -51,8 +51,10 @@ from headstart.training import (
     FinderResult,
     Phase,
     ProgressTable,
+    ReduceOnPlateau,
     Run,
     Schedule,
+    Scheduled,
     Settings,
     autocast_for,
     constant,
@@ -370,6 +372,14 @@ class Learner:
         """
         if phase.learning_rate is None:
             raise UsageError(f"the phase {phase.name!r} has no learning rate", "find one with lr_find()")
+        for stretch in phase.stretches(self.data.image_size):
+            self._run_stretch(stretch, callbacks)
+            if self.run.stop_reason:
+                break
+
+    def _run_stretch(self, phase: Phase, callbacks: Sequence[Callback]) -> None:
+        """Train a phase of one picture size."""
+        assert phase.learning_rate is not None
         self.freeze_to(phase.frozen_to)
         if phase.image_size is not None and phase.image_size != self.data.image_size:
             self.set_data(self.data.resize(phase.image_size))
@@ -384,7 +394,6 @@ class Learner:
         source, forward = self._training_source(augment=augment, mixing=mixing)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
-        stopping = (EarlyStop(),) if phase.stop_early else ()
         fit(
             self.run,
             source,
@@ -394,11 +403,31 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping),
+            callbacks=(*self.callbacks, *callbacks, *self._callbacks_of(phase)),
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
         )
+
+    def _callbacks_of(self, phase: Phase) -> tuple[Callback, ...]:
+        """Return what moves and ends a phase as it says."""
+        found: list[Callback] = []
+        decay = self.settings.weight_decay if phase.weight_decay is None else phase.weight_decay
+        scheduled = (phase.weight_decay, phase.weight_decay_schedule, phase.momentum)
+        if any(value is not None for value in scheduled):
+            found.append(
+                Scheduled(
+                    weight_decay=decay,
+                    weight_decay_schedule=phase.weight_decay_schedule,
+                    momentum=phase.momentum,
+                    momentum_schedule=phase.momentum_schedule,
+                )
+            )
+        if phase.reduce_on_plateau is not None:
+            found.append(ReduceOnPlateau(phase.reduce_on_plateau))
+        if phase.stop_early:
+            found.append(EarlyStop())
+        return tuple(found)
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.adjusting import ReduceOnPlateau as ReduceOnPlateau
+    from headstart.training.adjusting import Scheduled as Scheduled
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
     from headstart.training.callbacks import HistoryWriter as HistoryWriter
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from headstart.training.checkpoint import Restored as Restored
     from headstart.training.checkpoint import load_checkpoint as load_checkpoint
     from headstart.training.checkpoint import save_checkpoint as save_checkpoint
+    from headstart.training.curves import SCHEDULES as SCHEDULES
     from headstart.training.finder import FinderResult as FinderResult
     from headstart.training.finder import lr_find as lr_find
     from headstart.training.guard import NonFiniteError as NonFiniteError
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from headstart.training.run import History as History
     from headstart.training.run import Run as Run
     from headstart.training.run import Span as Span
-    from headstart.training.schedules import SCHEDULES as SCHEDULES
     from headstart.training.schedules import Schedule as Schedule
     from headstart.training.schedules import constant as constant
     from headstart.training.schedules import cosine as cosine
@@ -44,11 +46,19 @@ if TYPE_CHECKING:
     from headstart.training.schedules import flat_cos as flat_cos
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
+    from headstart.training.schedules import one_cycle_1x as one_cycle_1x
+    from headstart.training.schedules import polynomial as polynomial
+    from headstart.training.schedules import sequence as sequence
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.schedules import step_decay as step_decay
+    from headstart.training.schedules import warm_up as warm_up
+    from headstart.training.schedules import warm_up_stable_decay as warm_up_stable_decay
 
 _HOMES = {
+    "adjusting": ("ReduceOnPlateau", "Scheduled"),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
+    "curves": ("SCHEDULES",),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
     "loop": ("fit",),
@@ -59,7 +69,6 @@ _HOMES = {
     "progress": ("ProgressTable",),
     "run": ("History", "Run", "Span"),
     "schedules": (
-        "SCHEDULES",
         "Schedule",
         "constant",
         "cosine",
@@ -68,6 +77,12 @@ _HOMES = {
         "linear",
         "one_cycle",
         "sgdr",
+        "warm_up_stable_decay",
+        "warm_up",
+        "step_decay",
+        "sequence",
+        "polynomial",
+        "one_cycle_1x",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
