@@ -282,7 +282,7 @@ def scaled_size(size: Size, factor: float) -> Size:
     """Return a size times a factor of 0 … 1, in whole `SIZE_STEP`s, and at most `size` itself.
 
     >>> scaled_size((224, 320), 0.5), scaled_size((224, 320), 1.0)
-    ((96, 160), (224, 320))
+    ((128, 160), (224, 320))
     """
     height, width = (
         side if factor >= 1 else min(side, max(1, round(side * factor / SIZE_STEP)) * SIZE_STEP)

@@ -88,13 +88,14 @@ class Schedule:
 
     def momentum(self, step: int, total: int) -> float | None:
         """Return the momentum for step `step` of `total`, or None where the optimiser's own stays."""
-        return self._momentum_at(step / max(1, total))
+        return self.momentum_at(step / max(1, total))
 
-    def _momentum_at(self, progress: float) -> float | None:
+    def momentum_at(self, progress: float) -> float | None:
+        """Return the momentum at `progress` in 0 … 1, or None where the optimiser's own stays."""
         progress = self._inside(progress)
         if self.name == SEQUENCE:
             schedule, within = self._part_at(progress)
-            return schedule._momentum_at(within)
+            return schedule.momentum_at(within)
         if self.name != "one_cycle":
             return None
         names = ("pct_start", "momentum_high", "momentum_low", "momentum_end")
