@@ -19,7 +19,10 @@ from headstart.training import (
     HistoryWriter,
     KeepBest,
     ProgressTable,
+    ReduceOnPlateau,
     Run,
+    Scheduled,
+    cosine,
     fit,
     load_checkpoint,
     loss_for,
@@ -173,6 +176,17 @@ def quiet() -> ProgressTable:
     return ProgressTable(console=Console(file=io.StringIO()))
 
 
+def plateau() -> ReduceOnPlateau:
+    # Nothing is ever better by so much: the rates fall after each epoch.
+    return ReduceOnPlateau(1, 0.5, min_delta=10.0)
+
+
+def moved() -> Scheduled:
+    return Scheduled(
+        weight_decay=0.5, weight_decay_schedule=cosine(), momentum=0.95, momentum_schedule=cosine()
+    )
+
+
 def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) -> bool:
     whole, callback = new_run(), make()
     save = Save(folder, at, [callback])
@@ -192,7 +206,7 @@ def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) ->
 
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 @pytest.mark.parametrize(
-    "make", [Callback, EarlyStop, KeepBest, quiet, Scaler], ids=lambda make: make.__name__
+    "make", [Callback, EarlyStop, KeepBest, quiet, plateau, moved, Scaler], ids=lambda make: make.__name__
 )
 def test_going_on_after_a_restart_equals_never_having_stopped(make, at, tmp_path) -> None:
     assert resumed_equals_whole(make, tmp_path, at)
