@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headstart.cli.plans import add_plan_commands
 from headstart.cli.sources import Source, takes_source
 from headstart.errors import UsageError
 
@@ -180,12 +181,17 @@ def train(
     max_zoom: MaxZoom = 1.1,
     mixing: Mixing = "none",
     batch_size: BatchSize = "auto",
-    cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
+    cycles: Annotated[
+        int | None,
+        typer.Option(help="Cycles of step 8, each twice as long. Default: by the number of pictures."),
+    ] = None,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
     rate_ratio: Annotated[
         str, typer.Option(help="How much lower earlier groups' rates are: 3 to 10, or auto.")
     ] = "auto",
-    plan: Annotated[Path | None, typer.Option(help="A plan (YAML) to follow instead.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan (YAML) to follow instead, or that of a run's folder.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and a forecast.")] = False,
     valid: Valid = 0.2,
     test: Test = 0.0,
@@ -225,10 +231,20 @@ def train(
     budget = recipe.parse_duration(time) if time else None
     known_metric(metric or "accuracy")
     size_list = tuple(parse_size(part) for part in sizes.split(",")) if sizes else ()
-    chosen_plan = recipe.make_plan(
-        plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
-    )
-    chosen_plan = _with_mixing(chosen_plan, mixing)
+
+    def planned(pictures: int | None = None) -> Plan:
+        made = recipe.make_plan(
+            plan,
+            cycles=cycles,
+            epochs=epochs,
+            sizes=size_list,
+            from_scratch=from_scratch,
+            seed=seed,
+            pictures=pictures,
+        )
+        return _with_mixing(made, mixing)
+
+    chosen_plan = planned()
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
     data = _data(
         source,
@@ -248,6 +264,7 @@ def train(
         resize=resize,
         quarantine=quarantine,
     )
+    chosen_plan = planned(len(data.rows("train")))
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
         forecast = recipe.forecast(data, chosen_plan, body, device=device)
@@ -503,3 +520,6 @@ def report(
 
     print(write_report(run))
     return 0
+
+
+add_plan_commands(app, train)

@@ -1,16 +1,13 @@
-"""One call from pictures to a run folder, and a forecast of what the call would cost."""
+"""One call from pictures to a run folder."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from headstart.errors import UsageError
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
-from headstart.recipe.clock import Clock, parse_duration, spoken
+from headstart.recipe.clock import Clock, parse_duration
 from headstart.recipe.folder import RunFolder, next_free
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
@@ -55,6 +52,9 @@ def train(
             )
     for line in data.report_lines():
         told.say(line)
+    if plan is None:
+        pictures = len(data.rows("train"))
+        chosen = make_plan(None, from_scratch=from_scratch, seed=seed, pictures=pictures)
     budget = parse_duration(time) if isinstance(time, str) else time
     return run_steps(
         data,
@@ -71,17 +71,29 @@ def train(
 def make_plan(
     path: Path | None,
     *,
-    cycles: int = 3,
+    cycles: int | None = None,
     epochs: float = 1.0,
     sizes: tuple[Size, ...] = (),
     from_scratch: bool = False,
     seed: int = 0,
+    pictures: int | None = None,
 ) -> Plan:
-    """Return the plan in a YAML file, or the eight steps where there is none."""
+    """Return the plan in a YAML file (or a run's folder), or the eight steps where there is none.
+
+    Raises `UsageError` for cycles or sizes beside a file, which has its own.
+    """
     if path is not None:
-        return Plan.from_yaml(path)
+        if cycles is not None or sizes:
+            raise UsageError("a plan says its own cycles and sizes", "change it with headstart plan edit")
+        plan = Plan.from_yaml(path)
+        return plan if epochs == 1 else plan.scaled(epochs)
     return eight_steps(
-        cycles=cycles, epochs=epochs, sizes=sizes, from_scratch=from_scratch, settings=Settings(seed=seed)
+        cycles=cycles,
+        pictures=pictures,
+        epochs=epochs,
+        sizes=sizes,
+        from_scratch=from_scratch,
+        settings=Settings(seed=seed),
     )
 
 
@@ -123,68 +135,3 @@ def run_steps(
         device=device,
     )
     return steps.run()
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a plan would cost on this machine, from a few measured steps."""
-
-    plan: Plan
-    data: str
-    seconds: Mapping[str, float]
-
-    @property
-    def total(self) -> float:
-        """Seconds of all parts together."""
-        return sum(self.seconds.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the forecast as JSON can hold it."""
-        rounded = {name: round(value, 2) for name, value in self.seconds.items()}
-        return {
-            "data": self.data,
-            "plan": self.plan.to_yaml(),
-            "seconds": rounded,
-            "total": round(self.total, 2),
-        }
-
-    def __str__(self) -> str:
-        lines = [self.data, "", str(self.plan), "", "Forecast for this machine, from a few measured steps:"]
-        lines += [f"  {name:32} {spoken(value):>12}" for name, value in self.seconds.items()]
-        return "\n".join([*lines, f"  {'all':32} {spoken(self.total):>12}"])
-
-
-def forecast(data: ImageData, plan: Plan, body: Body, *, device: str = "auto") -> Forecast:
-    """Measure a few steps of each phase, all undone, and forecast the whole plan.
-
-    Trains nothing and writes nothing but the cached graph of the frozen body.
-    """
-    from headstart.learner import Learner
-
-    learner = Learner(
-        data,
-        body.arch,
-        weights=body.weights,
-        from_scratch=body.from_scratch,
-        settings=plan.settings,
-        device=device,
-        callbacks=(),
-    )
-    counts = {split: len(data.rows(split)) for split in ("train", "valid", "test")}
-    seconds: dict[str, float] = {}
-    if not body.from_scratch:
-        seconds["probe"] = _seconds_per_picture(learner.engine(), data) * sum(counts.values())
-    for number, phase in enumerate(plan, start=1):
-        learner.freeze_to(phase.frozen_to)
-        each = 0.005 if phase.precompute else learner.seconds_per_step()
-        finder = 100 * each if phase.learning_rate is None and phase.frozen_to else 30 * each
-        seconds[f"{number}. {phase.name}"] = finder + each * data.steps_per_epoch * phase.epochs
-    return Forecast(plan, data.summary(), seconds)
-
-
-def _seconds_per_picture(engine: Any, data: ImageData) -> float:
-    batch = next(iter(data.source("train").epoch(0)))
-    engine(batch.inputs)
-    started = time.monotonic()
-    engine(batch.inputs)
-    return (time.monotonic() - started) / len(batch)

@@ -69,7 +69,7 @@ class EightSteps:
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
-        self.data, self.plan, self.body = data, plan, body
+        self.data, self.plan, self.body = data, plan.stretched(data.image_size), body
         self.folder, self.narrator, self.clock = folder, narrator, clock
         self.rate_ratio, self.device = rate_ratio, device
         self.metric = metric or default_metric(data.task)
@@ -78,6 +78,7 @@ class EightSteps:
         self.finders: list[dict[str, object]] = []
         self.first: FirstLook | None = None
         self.stop_reason = ""
+        self.reserve = 0.0
         self._learner: Learner | None = None
         self.found_rates: dict[tuple[int, Size], float] = {}
 
@@ -196,11 +197,13 @@ class EightSteps:
 
     def _train(self, phase: Phase) -> list[float]:
         """Train a phase, go back to its best epoch, and return the validation loss after each."""
-        from headstart.training import HistoryWriter, KeepBest
+        from headstart.training import Deadline, HistoryWriter, KeepBest
 
         run, keep = self.learner.run, KeepBest()
         before = len(run.history)
-        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl")))
+        # The forecast cut the phase to the budget; the deadline keeps it where the forecast was wrong.
+        deadline = [Deadline(lambda: self.clock.left(self.reserve))] if self.clock.budget is not None else []
+        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl"), *deadline))
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headstart.training.checkpoint import load_checkpoint as load_checkpoint
     from headstart.training.checkpoint import save_checkpoint as save_checkpoint
     from headstart.training.curves import SCHEDULES as SCHEDULES
+    from headstart.training.deadline import Deadline as Deadline
     from headstart.training.finder import FinderResult as FinderResult
     from headstart.training.finder import lr_find as lr_find
     from headstart.training.guard import NonFiniteError as NonFiniteError
@@ -59,6 +60,7 @@ _HOMES = {
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "curves": ("SCHEDULES",),
+    "deadline": ("Deadline",),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
     "loop": ("fit",),

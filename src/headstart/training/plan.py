@@ -226,6 +226,10 @@ class Plan:
         """Return the epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
 
+    def stretched(self, size: Size) -> Plan:
+        """Return the plan with a phase for each picture size; `size` is that of the data."""
+        return replace(self, phases=tuple(part for phase in self.phases for part in phase.stretches(size)))
+
     def scaled(self, factor: float) -> Plan:
         """Return the plan with about `factor` times the epochs; each phase keeps at least one."""
         if not (math.isfinite(factor) and factor > 0):
