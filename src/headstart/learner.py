@@ -50,7 +50,6 @@ from headstart.training import (
     EarlyStop,
     FinderResult,
     Phase,
-    ProgressTable,
     ReduceOnPlateau,
     Run,
     Schedule,
@@ -67,6 +66,7 @@ from headstart.training import (
     make_optimizer,
     move_line,
     one_cycle,
+    progress_for,
     resolve_precision,
     save_checkpoint,
     sgdr,
@@ -144,7 +144,7 @@ class Learner:
         self.precision = resolve_precision(self.device, self.settings.precision)
         self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
         self.callbacks: tuple[Callback, ...] = (
-            (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
+            (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
         self.loss = loss_for(data.task, label_smoothing=self.settings.label_smoothing)
         self._known = _Activations()

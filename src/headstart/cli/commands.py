@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
-    from headstart.training import Plan
+    from headstart.training import Callback, Plan
     from headstart.types import Size
 
 app = typer.Typer(
@@ -215,6 +217,10 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
+    log: Annotated[
+        str,
+        typer.Option(help="Also log to csv, tensorboard, wandb, mlflow, in the run folder: csv,tensorboard."),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -246,6 +252,7 @@ def train(
 
     chosen_plan = planned()
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
+    loggers = _loggers(log, Path() if run_folder is None else run_folder.path)
     data = _data(
         source,
         narrator,
@@ -270,17 +277,19 @@ def train(
         forecast = recipe.forecast(data, chosen_plan, body, device=device)
         print(json.dumps(forecast.to_dict()) if as_json else str(forecast))
         return 0
-    result = recipe.run_steps(
-        data,
-        chosen_plan,
-        body,
-        run_folder,
-        narrator,
-        budget=budget,
-        rate_ratio=ratio,
-        metric=metric,
-        device=device,
-    )
+    with _closing(loggers):
+        result = recipe.run_steps(
+            data,
+            chosen_plan,
+            body,
+            run_folder,
+            narrator,
+            budget=budget,
+            rate_ratio=ratio,
+            metric=metric,
+            device=device,
+            callbacks=loggers,
+        )
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
     else:
@@ -289,6 +298,23 @@ def train(
         print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
         return 128 + result.stop_signal
     return 0
+
+
+def _loggers(names: str, folder: Path) -> Sequence[Callback]:
+    """Return the callbacks of `--log`; without it torch is not imported for them."""
+    if not names:
+        return ()
+    from headstart.training import make_loggers
+
+    return make_loggers(names, folder)
+
+
+def _closing(loggers: Sequence[Callback]) -> contextlib.AbstractContextManager[None]:
+    if not loggers:
+        return contextlib.nullcontext()
+    from headstart.training import closing_loggers
+
+    return closing_loggers(loggers)
 
 
 def _ratio(text: str) -> float | None:

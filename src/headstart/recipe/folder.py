@@ -34,6 +34,7 @@ class RunFolder:
 
     WRITTEN = (
         "history.jsonl",
+        "history.csv",
         "summary.json",
         "predictions.csv",
         "probe_predictions.csv",
@@ -42,7 +43,7 @@ class RunFolder:
         "augmentation.jpg",
         "report.html",
     )
-    FOLDERS = ("model", "pictures")
+    FOLDERS = ("model", "pictures", "tensorboard", "wandb", "mlflow")
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headstart.errors import UsageError
 from headstart.imagedata import ImageData
@@ -15,6 +17,9 @@ from headstart.recipe.result import Result
 from headstart.recipe.steps import EightSteps
 from headstart.training import Plan, Settings
 from headstart.types import Size
+
+if TYPE_CHECKING:
+    from headstart.training import Callback
 
 
 def train(
@@ -30,6 +35,7 @@ def train(
     metric: str | None = None,
     device: str = "auto",
     force: bool = False,
+    callbacks: Sequence[Callback] = (),
     narrator: Narrator | None = None,
 ) -> Result:
     """Train a classifier on a folder of pictures by the eight steps, and return the `Result`.
@@ -38,6 +44,7 @@ def train(
     size, split and augmentation. `plan` replaces the eight steps. `time` is a budget, such as `10m`.
     `metric` is shown beside the log loss, and the thresholds of tags are fitted to it (default: the
     accuracy, for tags `f2`).
+    `callbacks` watch every phase, such as `TensorBoardLogger`.
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
@@ -65,6 +72,7 @@ def train(
         budget=budget,
         metric=metric,
         device=device,
+        callbacks=callbacks,
     )
 
 
@@ -121,6 +129,7 @@ def run_steps(
     rate_ratio: float | None = None,
     metric: str | None = None,
     device: str = "auto",
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Run a plan over data that is ready, into a folder that is ready; see `train`."""
     steps = EightSteps(
@@ -133,5 +142,6 @@ def run_steps(
         rate_ratio=rate_ratio,
         metric=metric,
         device=device,
+        callbacks=callbacks,
     )
     return steps.run()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from headstart.learner import Learner
+    from headstart.training import Callback
 
 
 @dataclass
@@ -66,12 +67,13 @@ class EightSteps:
         rate_ratio: float | None = None,
         metric: str | None = None,
         device: str = "auto",
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
         self.data, self.plan, self.body = data, plan.stretched(data.image_size), body
         self.folder, self.narrator, self.clock = folder, narrator, clock
-        self.rate_ratio, self.device = rate_ratio, device
+        self.rate_ratio, self.device, self.callbacks = rate_ratio, device, callbacks
         self.metric = metric or default_metric(data.task)
         _check_metric(self.metric, data)
         self.steps: list[StepResult] = []
@@ -116,7 +118,7 @@ class EightSteps:
                 metrics=(self.metric,),
                 settings=self.plan.settings,
                 device=self.device,
-                callbacks=self.narrator.callbacks(self.metric),
+                callbacks=(*self.narrator.callbacks(self.metric), *self.callbacks),
             )
         return self._learner
 

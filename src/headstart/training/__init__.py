@@ -23,11 +23,20 @@ if TYPE_CHECKING:
     from headstart.training.finder import FinderResult as FinderResult
     from headstart.training.finder import lr_find as lr_find
     from headstart.training.guard import NonFiniteError as NonFiniteError
+    from headstart.training.loggers import BoardLogger as BoardLogger
+    from headstart.training.loggers import CSVLogger as CSVLogger
+    from headstart.training.loggers import MLflowLogger as MLflowLogger
+    from headstart.training.loggers import TensorBoardLogger as TensorBoardLogger
+    from headstart.training.loggers import WandbLogger as WandbLogger
+    from headstart.training.loggers import closing_loggers as closing_loggers
+    from headstart.training.loggers import make_loggers as make_loggers
     from headstart.training.loop import fit as fit
     from headstart.training.losses import Loss as Loss
     from headstart.training.losses import binary_cross_entropy as binary_cross_entropy
     from headstart.training.losses import cross_entropy as cross_entropy
     from headstart.training.losses import loss_for as loss_for
+    from headstart.training.notebook import NotebookTable as NotebookTable
+    from headstart.training.notebook import progress_for as progress_for
     from headstart.training.optim import group_rates as group_rates
     from headstart.training.optim import make_optimizer as make_optimizer
     from headstart.training.optim import move_line as move_line
@@ -63,7 +72,17 @@ _HOMES = {
     "deadline": ("Deadline",),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
+    "loggers": (
+        "BoardLogger",
+        "CSVLogger",
+        "MLflowLogger",
+        "TensorBoardLogger",
+        "WandbLogger",
+        "closing_loggers",
+        "make_loggers",
+    ),
     "loop": ("fit",),
+    "notebook": ("NotebookTable", "progress_for"),
     "losses": ("Loss", "binary_cross_entropy", "cross_entropy", "loss_for"),
     "optim": ("group_rates", "make_optimizer", "move_line"),
     "plan": ("Phase", "Plan", "Settings"),
