@@ -26,7 +26,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ from outer_folds import TOP_DOWN, clustered_interval
 
 from headstart import ImageData, Learner
 from headstart.augment import none, side_on, top_down, trivial
-from headstart.inference import predict
 from headstart.models import ActivationSource, TensorSource, fit_probe, knn, recalibrate_batch_norm
 from headstart.recipe import interpolated
 from headstart.training import EMA, Phase, Run, Schedule, Settings, constant, fit, loss_for, one_cycle, sgdr
@@ -207,7 +205,9 @@ def frozen_row(dataset: str, seed: int, weights: Path) -> dict[str, Any]:
         ) -> Any:
             return trained_head(bank, views, labels, train, classes, schedule, seed=seed, **options)
 
-        plain, both, many = (probe_on(views) for views in (["plain"], ["plain", "mirrored"], ["plain", *draws]))
+        plain, both, many = (
+            probe_on(views) for views in (["plain"], ["plain", "mirrored"], ["plain", *draws])
+        )
         optimum = (plain.weight, plain.bias)
         seen = {view: bank[view][held] for view in ("plain", "mirrored")}
         heads: dict[str, Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]] = {
@@ -521,9 +521,7 @@ def main() -> None:
         "--weights", type=Path, default=shared_folder() / "weights" / f"{ARCHITECTURE}.safetensors"
     )
     parser.add_argument("--parts", nargs="+", choices=sorted(DATASETS), default=list(DATASETS))
-    parser.add_argument(
-        "--datasets", nargs="+", choices=DATASETS["frozen"], default=list(DATASETS["frozen"])
-    )
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS["frozen"], default=list(DATASETS["frozen"]))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()

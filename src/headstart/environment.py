@@ -70,6 +70,17 @@ def _memory_mb() -> int:
         return 0
 
 
+def peak_memory_bytes() -> int | None:
+    """Return the most memory that this process has had resident; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In kilobytes, on macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def process_seconds() -> float:
     """Return the seconds since this process began, imports included.
 

@@ -53,9 +53,10 @@ from headstart.training import (
     LabelCounts,
     Loss,
     Phase,
-    ProgressTable,
+    ReduceOnPlateau,
     Run,
     Schedule,
+    Scheduled,
     Settings,
     autocast_for,
     constant,
@@ -68,6 +69,7 @@ from headstart.training import (
     make_optimizer,
     move_line,
     one_cycle,
+    progress_for,
     resolve_precision,
     save_checkpoint,
     sgdr,
@@ -145,7 +147,7 @@ class Learner:
         self.precision = resolve_precision(self.device, self.settings.precision)
         self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
         self.callbacks: tuple[Callback, ...] = (
-            (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
+            (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
         self.loss = self._standard_loss = self._make_loss()
         self._known = _Activations()
@@ -400,6 +402,14 @@ class Learner:
         """
         if phase.learning_rate is None:
             raise UsageError(f"the phase {phase.name!r} has no learning rate", "find one with lr_find()")
+        for stretch in phase.stretches(self.data.image_size):
+            self._run_stretch(stretch, callbacks)
+            if self.run.stop_reason:
+                break
+
+    def _run_stretch(self, phase: Phase, callbacks: Sequence[Callback]) -> None:
+        """Train a phase of one picture size."""
+        assert phase.learning_rate is not None
         self.freeze_to(phase.frozen_to)
         if phase.image_size is not None and phase.image_size != self.data.image_size:
             self.set_data(self.data.resize(phase.image_size))
@@ -414,8 +424,6 @@ class Learner:
         source, forward = self._training_source(augment=augment, mixing=mixing)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
-        stopping = (EarlyStop(),) if phase.stop_early else ()
-        averaging = () if self.settings.ema is None else (EMA(self.settings.ema),)
         fit(
             self.run,
             source,
@@ -425,11 +433,33 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping, *averaging),
+            callbacks=(*self.callbacks, *callbacks, *self._callbacks_of(phase)),
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
         )
+
+    def _callbacks_of(self, phase: Phase) -> tuple[Callback, ...]:
+        """Return what moves, averages and ends a phase as it and the settings say."""
+        found: list[Callback] = []
+        decay = self.settings.weight_decay if phase.weight_decay is None else phase.weight_decay
+        scheduled = (phase.weight_decay, phase.weight_decay_schedule, phase.momentum)
+        if any(value is not None for value in scheduled):
+            found.append(
+                Scheduled(
+                    weight_decay=decay,
+                    weight_decay_schedule=phase.weight_decay_schedule,
+                    momentum=phase.momentum,
+                    momentum_schedule=phase.momentum_schedule,
+                )
+            )
+        if phase.reduce_on_plateau is not None:
+            found.append(ReduceOnPlateau(phase.reduce_on_plateau))
+        if phase.stop_early:
+            found.append(EarlyStop())
+        if self.settings.ema is not None:
+            found.append(EMA(self.settings.ema))
+        return tuple(found)
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts

@@ -21,7 +21,10 @@ from headstart.training import (
     HistoryWriter,
     KeepBest,
     ProgressTable,
+    ReduceOnPlateau,
     Run,
+    Scheduled,
+    cosine,
     fit,
     load_checkpoint,
     loss_for,
@@ -186,6 +189,17 @@ def recalibrating() -> SWA:
     return Own()
 
 
+def plateau() -> ReduceOnPlateau:
+    # Nothing is ever better by so much: the rates fall after each epoch.
+    return ReduceOnPlateau(1, 0.5, min_delta=10.0)
+
+
+def moved() -> Scheduled:
+    return Scheduled(
+        weight_decay=0.5, weight_decay_schedule=cosine(), momentum=0.95, momentum_schedule=cosine()
+    )
+
+
 def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) -> bool:
     whole, callback = new_run(), make()
     save = Save(folder, at, [callback])
@@ -206,7 +220,7 @@ def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) ->
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 @pytest.mark.parametrize(
     "make",
-    [Callback, EarlyStop, KeepBest, quiet, Scaler, EMA, SWA, recalibrating],
+    [Callback, EarlyStop, KeepBest, quiet, plateau, moved, Scaler, EMA, SWA, recalibrating],
     ids=lambda make: make.__name__,
 )
 def test_going_on_after_a_restart_equals_never_having_stopped(make, at, tmp_path) -> None:

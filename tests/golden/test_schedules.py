@@ -13,7 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from headstart.training import Schedule, constant, cosine, exponential, flat_cos, linear, one_cycle, sgdr
+from headstart.training import (
+    Schedule,
+    constant,
+    cosine,
+    exponential,
+    flat_cos,
+    linear,
+    one_cycle,
+    one_cycle_1x,
+    polynomial,
+    sequence,
+    sgdr,
+    step_decay,
+    warm_up,
+    warm_up_stable_decay,
+)
 
 CURVES = Path(__file__).with_name("schedules.json")
 
@@ -83,11 +98,12 @@ def test_without_warm_up_the_cycles_are_those_of_the_third_course() -> None:
 @pytest.mark.parametrize(
     ("schedule", "pct_start", "div", "final"),
     [
-        (one_cycle(pct_start=0.3, div_final=25 * 1e4), 0.3, 25, 25e4),
+        (one_cycle_1x(), 0.3, 25, 25e4),
+        (one_cycle_1x(div_factor=10, final_div=100, pct_start=0.5), 0.5, 10, 100),
         (one_cycle(), 0.25, 25, 1e5),
         (one_cycle(pct_start=0.99, div=5), 0.99, 5, 1e5),
     ],
-    ids=["1.x", "2.x", "fine_tune, frozen"],
+    ids=["1.x", "1.x, given", "2.x", "fine_tune, frozen"],
 )
 def test_one_cycle_equals_the_courses(steps, schedule, pct_start, div, final) -> None:
     expected = list(course_one_cycle(steps, pct_start, div, final))
@@ -95,6 +111,30 @@ def test_one_cycle_equals_the_courses(steps, schedule, pct_start, div, final) ->
     momenta = [schedule.momentum(step, steps) for step in range(steps)]
     assert rates == pytest.approx([rate for rate, _ in expected], abs=1e-7)
     assert momenta == pytest.approx([momentum for _, momentum in expected], abs=1e-7)
+
+
+def test_the_momentum_may_end_elsewhere_than_it_began() -> None:
+    schedule = one_cycle(momentum=(0.95, 0.85, 0.9))
+    assert schedule.momentum(0, 100) == 0.95
+    assert schedule.momentum(25, 100) == pytest.approx(0.85)
+    assert schedule.momentum(100, 100) == pytest.approx(0.9)
+
+
+def test_steps_fall_where_torch_s_multi_step_schedule_falls() -> None:
+    rates = [step_decay(2, 0.1).factor(step, 90) for step in range(90)]
+    assert rates == pytest.approx([0.1 ** (step // 30) for step in range(90)], abs=1e-7)
+
+
+def test_a_polynomial_equals_its_formula() -> None:
+    rates = [polynomial(1.0, 0.1, power=0.9).factor(step, 60) for step in range(60)]
+    assert rates == pytest.approx([0.9 * (1 - step / 60) ** 0.9 + 0.1 for step in range(60)], abs=1e-7)
+
+
+def test_warm_up_stable_decay_equals_its_three_lines() -> None:
+    rates = [warm_up_stable_decay(warm_up=0.1, decay=0.2).factor(step, 100) for step in range(100)]
+    rise = [0.01 + 0.99 * step / 10 for step in range(10)]
+    fall = [1 - step / 20 for step in range(20)]
+    assert rates == pytest.approx([*rise, *([1.0] * 70), *fall], abs=1e-7)
 
 
 def test_flat_cos_equals_the_course_s() -> None:
@@ -121,6 +161,12 @@ AGREED: dict[str, Schedule] = {
     "one_cycle": one_cycle(),
     "one_cycle_1": one_cycle(pct_start=0.3, div_final=25 * 1e4),
     "flat_cos": flat_cos(),
+    "polynomial": polynomial(),
+    "warm_up": warm_up(),
+    "step_decay": step_decay(),
+    "warm_up_stable_decay": warm_up_stable_decay(),
+    "sequence": sequence((1, warm_up(pct_start=1)), (4, cosine()), (2, one_cycle())),
+    "second_half": sgdr(3, 1, 2).between(0.5, 1),
 }
 
 

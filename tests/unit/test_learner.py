@@ -15,7 +15,8 @@ from headstart import augment
 from headstart.errors import ConfigError, UsageError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Phase, Settings, constant, fit
+from headstart.training import Callback, Phase, Run, Settings, constant, fit, linear
+from headstart.types import Batch
 
 SIZE = 32
 ARCH = "test_resnet"
@@ -319,3 +320,25 @@ def test_the_way_of_a_sample_is_told_from_its_file_on(data) -> None:
     assert told == data.explain(row)
     assert told != data.explain(row, epoch=1)
     assert "resize   crop to 32 x 32" in data.explain(row, augment=False)
+
+
+def test_pictures_grow_between_the_epochs_of_a_phase(learner: Learner) -> None:
+    seen = []
+
+    class Look(Callback):
+        def before_batch(self, run: Run, batch: Batch) -> Batch:
+            seen.append((run.epoch, batch.inputs.shape[1:3]))
+            return batch
+
+    growing = Phase(
+        "all", 3, linear(), 1e-3, 0, (96, 96), image_size_schedule=linear(0.3, 1.0), weight_decay=0.1
+    )
+    learner.run_phase(growing, [Look()])
+    assert sorted(set(seen)) == [(0, (32, 32)), (1, (64, 64)), (2, (96, 96))]
+    assert learner.data.image_size == (96, 96)
+    names = [row["name"] for row in learner.run.history]
+    assert names == ["all at 32x32", "all at 64x64", "all at 96x96"]
+    rates = [row["batch_rates"][0] for row in learner.run.history]
+    assert rates == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])
+    decays = {group["weight_decay"] for group in learner.run.optimizer.param_groups}
+    assert decays == {0.0, 0.1}

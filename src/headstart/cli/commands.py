@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headstart.cli.plans import add_plan_commands
 from headstart.cli.sources import Source, takes_source
 from headstart.errors import UsageError
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
     from headstart.recipe import Narrator
-    from headstart.training import Plan
+    from headstart.training import Callback, Plan
     from headstart.types import Size
 
 app = typer.Typer(
@@ -210,12 +213,17 @@ def train(
     snapshots: Snapshots = "none",
     folds: Folds = None,
     batch_size: BatchSize = "auto",
-    cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
+    cycles: Annotated[
+        int | None,
+        typer.Option(help="Cycles of step 8, each twice as long. Default: by the number of pictures."),
+    ] = None,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
     rate_ratio: Annotated[
         str, typer.Option(help="How much lower earlier groups' rates are: 3 to 10, or auto.")
     ] = "auto",
-    plan: Annotated[Path | None, typer.Option(help="A plan (YAML) to follow instead.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan (YAML) to follow instead, or that of a run's folder.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and a forecast.")] = False,
     valid: Valid = 0.2,
     test: Test = 0.0,
@@ -240,6 +248,10 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
+    log: Annotated[
+        str,
+        typer.Option(help="Also log to csv, tensorboard, wandb, mlflow, in the run folder: csv,tensorboard."),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -256,11 +268,22 @@ def train(
     budget = recipe.parse_duration(time) if time else None
     known_metric(metric or "accuracy")
     size_list = tuple(parse_size(part) for part in sizes.split(",")) if sizes else ()
-    chosen_plan = recipe.make_plan(
-        plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
-    )
-    chosen_plan = _with_averages(_with_mixing(chosen_plan, mixing), loss, ema, snapshots)
+
+    def planned(pictures: int | None = None) -> Plan:
+        made = recipe.make_plan(
+            plan,
+            cycles=cycles,
+            epochs=epochs,
+            sizes=size_list,
+            from_scratch=from_scratch,
+            seed=seed,
+            pictures=pictures,
+        )
+        return _with_averages(_with_mixing(made, mixing), loss, ema, snapshots)
+
+    chosen_plan = planned()
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
+    loggers = _loggers(log, Path() if run_folder is None else run_folder.path)
     data = _data(
         source,
         narrator,
@@ -280,23 +303,26 @@ def train(
         quarantine=quarantine,
         background=background,
     )
+    chosen_plan = planned(len(data.rows("train")))
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
         forecast = recipe.forecast(data, chosen_plan, body, device=device)
         print(json.dumps(forecast.to_dict()) if as_json else str(forecast))
         return 0
-    result = recipe.run_steps(
-        data,
-        chosen_plan,
-        body,
-        run_folder,
-        narrator,
-        budget=budget,
-        rate_ratio=ratio,
-        metric=metric,
-        device=device,
-        folds=folds,
-    )
+    with _closing(loggers):
+        result = recipe.run_steps(
+            data,
+            chosen_plan,
+            body,
+            run_folder,
+            narrator,
+            budget=budget,
+            rate_ratio=ratio,
+            metric=metric,
+            device=device,
+            folds=folds,
+            callbacks=loggers,
+        )
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
     else:
@@ -305,6 +331,23 @@ def train(
         print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
         return 128 + result.stop_signal
     return 0
+
+
+def _loggers(names: str, folder: Path) -> Sequence[Callback]:
+    """Return the callbacks of `--log`; without it torch is not imported for them."""
+    if not names:
+        return ()
+    from headstart.training import make_loggers
+
+    return make_loggers(names, folder)
+
+
+def _closing(loggers: Sequence[Callback]) -> contextlib.AbstractContextManager[None]:
+    if not loggers:
+        return contextlib.nullcontext()
+    from headstart.training import closing_loggers
+
+    return closing_loggers(loggers)
 
 
 def _ratio(text: str) -> float | None:
@@ -542,3 +585,6 @@ def report(
 
     print(write_report(run))
     return 0
+
+
+add_plan_commands(app, train)

@@ -66,7 +66,9 @@ def run(arguments: list[str]) -> int:
         return _fail("IO", what, hint, EXIT_IO, as_json)
     except Exception as error:
         if isinstance(error, BadArguments):
-            known = arguments[0] in {command.name for command in app.registered_commands}
+            names = [command.name for command in app.registered_commands]
+            names += [group.name for group in app.registered_groups]
+            known = arguments[0] in names
             hint = f"see headstart {arguments[0]} --help" if known else "see headstart --help"
             return _fail("USAGE", str(error), hint, EXIT_USAGE, as_json)
         if debug:

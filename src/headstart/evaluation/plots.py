@@ -215,6 +215,19 @@ def _two() -> tuple[Figure, tuple[Axes, Axes]]:
     return figure, (figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2))
 
 
+def figure_of_rows(labels: Sequence[str], heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with rows of these relative heights over one axis of x, and the rows."""
+    figure = _figure(9.6, 1.2 + 0.95 * sum(heights))
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
+    rows: list[Axes] = []
+    for number, label in enumerate(labels):
+        axes = figure.add_subplot(grid[number], sharex=rows[0] if rows else None)
+        axes.tick_params(labelbottom=number == len(labels) - 1)
+        _finish(axes, "", label)
+        rows.append(axes)
+    return figure, rows
+
+
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from headstart.recipe.body import Body
 from headstart.recipe.clock import parse_duration
 from headstart.recipe.flips import check_flips, probe_flips
+from headstart.recipe.forecast import Forecast, forecast
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result, StepResult
-from headstart.recipe.run import forecast, largest_size, make_plan, prepare_folder, run_steps, train
+from headstart.recipe.run import largest_size, make_plan, prepare_folder, run_steps, train
 
 __all__ = [
     "Body",
+    "Forecast",
     "Narrator",
     "Result",
     "StepResult",

@@ -34,6 +34,7 @@ class RunFolder:
 
     WRITTEN = (
         "history.jsonl",
+        "history.csv",
         "summary.json",
         "predictions.csv",
         "probe_predictions.csv",
@@ -43,7 +44,7 @@ class RunFolder:
         "report.html",
         "folds.json",
     )
-    FOLDERS = ("model", "pictures", "snapshots", "folds")
+    FOLDERS = ("model", "pictures", "snapshots", "folds", "tensorboard", "wandb", "mlflow")
 
     def __init__(self, path: Path, *, replace: bool = False) -> None:
         self.path = path

@@ -100,7 +100,7 @@ class TerminalNarrator(Narrator):
         yield plain
 
     def callbacks(self, metric: str) -> Sequence[Callback]:
-        """Return the live bar and the epoch table."""
-        from headstart.training import ProgressTable
+        """Return the live bar and the epoch table; in a notebook a table with a curve."""
+        from headstart.training import progress_for
 
-        return (ProgressTable(metric=metric, console=self.console),)
+        return (progress_for(metric, self.console),)

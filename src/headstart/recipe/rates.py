@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headstart.recipe.clock import spoken
+from headstart.recipe.forecast import measure_step
 from headstart.recipe.result import StepResult
 from headstart.training import Phase
 
@@ -30,12 +31,17 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     if steps.clock.budget is None:
         return phase
     learner = steps.learner.precompute() if phase.precompute else steps.learner
-    epoch = learner.seconds_per_step() * steps.data.steps_per_epoch
+    cost = measure_step(learner)
+    epoch = cost.seconds * steps.data.steps_per_epoch
     seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
     # What follows the phase costs about a third of a training step for each picture and view.
     views = 1 + len(steps.data.views) + (3 if phase.frozen_to == 0 else 0)  # points on the way there
     reserve = 5 + epoch * seen * views / (3 * len(steps.data.rows("train")))
+    steps.reserve = reserve
     left = steps.clock.left(reserve)
+    steps.narrator.say(
+        f"  {phase.name}: {phase.epochs} × {spoken(epoch)} ({cost}), {spoken(max(0.0, left))} left"
+    )
     shorter = phase
     while shorter.epochs * epoch > left and shorter.epochs > 1:
         shorter = shorter.scaled(max(1, shorter.epochs - 1) / shorter.epochs)

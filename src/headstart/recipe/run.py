@@ -1,16 +1,15 @@
-"""One call from pictures to a run folder, and a forecast of what the call would cost."""
+"""One call from pictures to a run folder."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from headstart.errors import UsageError
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
-from headstart.recipe.clock import Clock, parse_duration, spoken
+from headstart.recipe.clock import Clock, parse_duration
 from headstart.recipe.folder import RunFolder, next_free
 from headstart.recipe.folds import FoldOptions, goes_on, train_folds
 from headstart.recipe.narrator import Narrator, TerminalNarrator
@@ -19,6 +18,9 @@ from headstart.recipe.result import Result
 from headstart.recipe.steps import EightSteps
 from headstart.training import Plan, Settings
 from headstart.types import Size
+
+if TYPE_CHECKING:
+    from headstart.training import Callback
 
 
 def train(
@@ -35,6 +37,7 @@ def train(
     device: str = "auto",
     force: bool = False,
     folds: int | None = None,
+    callbacks: Sequence[Callback] = (),
     narrator: Narrator | None = None,
 ) -> Result:
     """Train a classifier on a folder of pictures by the eight steps, and return the `Result`.
@@ -46,6 +49,7 @@ def train(
     With `folds` a model is trained for each of so many folds, and together they make an ensemble whose
     figures are of pictures that each model never saw (see `recipe.folds`); called again with the same
     `out` it goes on with the first fold that is not finished.
+    `callbacks` watch every phase, such as `TensorBoardLogger`.
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
@@ -60,6 +64,9 @@ def train(
             )
     for line in data.report_lines():
         told.say(line)
+    if plan is None:
+        pictures = len(data.rows("train"))
+        chosen = make_plan(None, from_scratch=from_scratch, seed=seed, pictures=pictures)
     budget = parse_duration(time) if isinstance(time, str) else time
     return run_steps(
         data,
@@ -71,23 +78,36 @@ def train(
         metric=metric,
         device=device,
         folds=folds,
+        callbacks=callbacks,
     )
 
 
 def make_plan(
     path: Path | None,
     *,
-    cycles: int = 3,
+    cycles: int | None = None,
     epochs: float = 1.0,
     sizes: tuple[Size, ...] = (),
     from_scratch: bool = False,
     seed: int = 0,
+    pictures: int | None = None,
 ) -> Plan:
-    """Return the plan in a YAML file, or the eight steps where there is none."""
+    """Return the plan in a YAML file (or a run's folder), or the eight steps where there is none.
+
+    Raises `UsageError` for cycles or sizes beside a file, which has its own.
+    """
     if path is not None:
-        return Plan.from_yaml(path)
+        if cycles is not None or sizes:
+            raise UsageError("a plan says its own cycles and sizes", "change it with headstart plan edit")
+        plan = Plan.from_yaml(path)
+        return plan if epochs == 1 else plan.scaled(epochs)
     return eight_steps(
-        cycles=cycles, epochs=epochs, sizes=sizes, from_scratch=from_scratch, settings=Settings(seed=seed)
+        cycles=cycles,
+        pictures=pictures,
+        epochs=epochs,
+        sizes=sizes,
+        from_scratch=from_scratch,
+        settings=Settings(seed=seed),
     )
 
 
@@ -123,6 +143,7 @@ def run_steps(
     metric: str | None = None,
     device: str = "auto",
     folds: int | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Run a plan over data that is ready, into a folder that is ready; see `train`."""
     clock = Clock(budget)
@@ -139,70 +160,6 @@ def run_steps(
         rate_ratio=rate_ratio,
         metric=metric,
         device=device,
+        callbacks=callbacks,
     )
     return steps.run()
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a plan would cost on this machine, from a few measured steps."""
-
-    plan: Plan
-    data: str
-    seconds: Mapping[str, float]
-
-    @property
-    def total(self) -> float:
-        """Seconds of all parts together."""
-        return sum(self.seconds.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the forecast as JSON can hold it."""
-        rounded = {name: round(value, 2) for name, value in self.seconds.items()}
-        return {
-            "data": self.data,
-            "plan": self.plan.to_yaml(),
-            "seconds": rounded,
-            "total": round(self.total, 2),
-        }
-
-    def __str__(self) -> str:
-        lines = [self.data, "", str(self.plan), "", "Forecast for this machine, from a few measured steps:"]
-        lines += [f"  {name:32} {spoken(value):>12}" for name, value in self.seconds.items()]
-        return "\n".join([*lines, f"  {'all':32} {spoken(self.total):>12}"])
-
-
-def forecast(data: ImageData, plan: Plan, body: Body, *, device: str = "auto") -> Forecast:
-    """Measure a few steps of each phase, all undone, and forecast the whole plan.
-
-    Trains nothing and writes nothing but the cached graph of the frozen body.
-    """
-    from headstart.learner import Learner
-
-    learner = Learner(
-        data,
-        body.arch,
-        weights=body.weights,
-        from_scratch=body.from_scratch,
-        settings=plan.settings,
-        device=device,
-        callbacks=(),
-    )
-    counts = {split: len(data.rows(split)) for split in ("train", "valid", "test")}
-    seconds: dict[str, float] = {}
-    if not body.from_scratch:
-        seconds["probe"] = _seconds_per_picture(learner.engine(), data) * sum(counts.values())
-    for number, phase in enumerate(plan, start=1):
-        learner.freeze_to(phase.frozen_to)
-        each = 0.005 if phase.precompute else learner.seconds_per_step()
-        finder = 100 * each if phase.learning_rate is None and phase.frozen_to else 30 * each
-        seconds[f"{number}. {phase.name}"] = finder + each * data.steps_per_epoch * phase.epochs
-    return Forecast(plan, data.summary(), seconds)
-
-
-def _seconds_per_picture(engine: Any, data: ImageData) -> float:
-    batch = next(iter(data.source("train").epoch(0)))
-    engine(batch.inputs)
-    started = time.monotonic()
-    engine(batch.inputs)
-    return (time.monotonic() - started) / len(batch)

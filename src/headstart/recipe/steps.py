@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import torch
 
     from headstart.learner import Learner
-    from headstart.training import Snapshots
+    from headstart.training import Callback, Snapshots
 
 
 @dataclass
@@ -82,18 +82,20 @@ class EightSteps:
         rate_ratio: float | None = None,
         metric: str | None = None,
         device: str = "auto",
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
-        self.data, self.plan, self.body = data, plan, body
+        self.data, self.plan, self.body = data, plan.stretched(data.image_size), body
         self.folder, self.narrator, self.clock = folder, narrator, clock
-        self.rate_ratio, self.device = rate_ratio, device
+        self.rate_ratio, self.device, self.callbacks = rate_ratio, device, callbacks
         self.metric = metric or default_metric(data.task)
         _check_metric(self.metric, data)
         self.steps: list[StepResult] = []
         self.finders: list[dict[str, object]] = []
         self.first: FirstLook | None = None
         self.stop_reason = ""
+        self.reserve = 0.0
         self._learner: Learner | None = None
         self._snapshots: Snapshots | None = None
         self.found_rates: dict[tuple[int, Size], float] = {}
@@ -132,7 +134,7 @@ class EightSteps:
                 metrics=(self.metric,),
                 settings=self.plan.settings,
                 device=self.device,
-                callbacks=self.narrator.callbacks(self.metric),
+                callbacks=(*self.narrator.callbacks(self.metric), *self.callbacks),
             )
         return self._learner
 
@@ -217,14 +219,19 @@ class EightSteps:
 
     def _train(self, phase: Phase) -> list[float]:
         """Train a phase, go back to its best epoch, and return the validation loss after each."""
-        from headstart.training import HistoryWriter, KeepBest, Snapshots
+        from headstart.training import Deadline, HistoryWriter, KeepBest, Snapshots
 
         run, keep = self.learner.run, KeepBest()
         before = len(run.history)
-        taken = self.plan.settings.snapshots != "none" and phase.frozen_to == 0
-        self._snapshots = Snapshots(self.folder / "snapshots") if taken else None
-        more = () if self._snapshots is None else (self._snapshots,)
-        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl"), *more))
+        callbacks: list[Callback] = [keep, HistoryWriter(self.folder / "history.jsonl")]
+        self._snapshots = None
+        if self.plan.settings.snapshots != "none" and phase.frozen_to == 0:
+            self._snapshots = Snapshots(self.folder / "snapshots")
+            callbacks.append(self._snapshots)
+        if self.clock.budget is not None:
+            # The forecast cut the phase to the budget; the deadline keeps it where the forecast was wrong.
+            callbacks.append(Deadline(lambda: self.clock.left(self.reserve)))
+        self.learner.run_phase(phase, callbacks)
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.adjusting import ReduceOnPlateau as ReduceOnPlateau
+    from headstart.training.adjusting import Scheduled as Scheduled
     from headstart.training.averages import EMA as EMA
     from headstart.training.averages import SWA as SWA
     from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
@@ -19,9 +21,18 @@ if TYPE_CHECKING:
     from headstart.training.checkpoint import Restored as Restored
     from headstart.training.checkpoint import load_checkpoint as load_checkpoint
     from headstart.training.checkpoint import save_checkpoint as save_checkpoint
+    from headstart.training.curves import SCHEDULES as SCHEDULES
+    from headstart.training.deadline import Deadline as Deadline
     from headstart.training.finder import FinderResult as FinderResult
     from headstart.training.finder import lr_find as lr_find
     from headstart.training.guard import NonFiniteError as NonFiniteError
+    from headstart.training.loggers import BoardLogger as BoardLogger
+    from headstart.training.loggers import CSVLogger as CSVLogger
+    from headstart.training.loggers import MLflowLogger as MLflowLogger
+    from headstart.training.loggers import TensorBoardLogger as TensorBoardLogger
+    from headstart.training.loggers import WandbLogger as WandbLogger
+    from headstart.training.loggers import closing_loggers as closing_loggers
+    from headstart.training.loggers import make_loggers as make_loggers
     from headstart.training.loop import fit as fit
     from headstart.training.losses import LabelCounts as LabelCounts
     from headstart.training.losses import Loss as Loss
@@ -33,6 +44,8 @@ if TYPE_CHECKING:
     from headstart.training.losses import logit_shifts as logit_shifts
     from headstart.training.losses import loss_for as loss_for
     from headstart.training.losses import tag_weights as tag_weights
+    from headstart.training.notebook import NotebookTable as NotebookTable
+    from headstart.training.notebook import progress_for as progress_for
     from headstart.training.optim import group_rates as group_rates
     from headstart.training.optim import make_optimizer as make_optimizer
     from headstart.training.optim import move_line as move_line
@@ -45,7 +58,6 @@ if TYPE_CHECKING:
     from headstart.training.run import History as History
     from headstart.training.run import Run as Run
     from headstart.training.run import Span as Span
-    from headstart.training.schedules import SCHEDULES as SCHEDULES
     from headstart.training.schedules import Schedule as Schedule
     from headstart.training.schedules import constant as constant
     from headstart.training.schedules import cosine as cosine
@@ -53,16 +65,34 @@ if TYPE_CHECKING:
     from headstart.training.schedules import flat_cos as flat_cos
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
+    from headstart.training.schedules import one_cycle_1x as one_cycle_1x
+    from headstart.training.schedules import polynomial as polynomial
+    from headstart.training.schedules import sequence as sequence
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.schedules import step_decay as step_decay
+    from headstart.training.schedules import warm_up as warm_up
+    from headstart.training.schedules import warm_up_stable_decay as warm_up_stable_decay
     from headstart.training.snapshots import Snapshots as Snapshots
 
 _HOMES = {
+    "adjusting": ("ReduceOnPlateau", "Scheduled"),
     "averages": ("EMA", "SWA"),
     "batchnorm": ("recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
+    "curves": ("SCHEDULES",),
+    "deadline": ("Deadline",),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
+    "loggers": (
+        "BoardLogger",
+        "CSVLogger",
+        "MLflowLogger",
+        "TensorBoardLogger",
+        "WandbLogger",
+        "closing_loggers",
+        "make_loggers",
+    ),
     "loop": ("fit",),
     "losses": (
         "LabelCounts",
@@ -76,6 +106,7 @@ _HOMES = {
         "loss_for",
         "tag_weights",
     ),
+    "notebook": ("NotebookTable", "progress_for"),
     "optim": ("group_rates", "make_optimizer", "move_line"),
     "plan": ("Phase", "Plan", "Settings"),
     "precision": ("autocast_for", "resolve_precision"),
@@ -83,7 +114,6 @@ _HOMES = {
     "run": ("History", "Run", "Span"),
     "snapshots": ("Snapshots",),
     "schedules": (
-        "SCHEDULES",
         "Schedule",
         "constant",
         "cosine",
@@ -92,6 +122,12 @@ _HOMES = {
         "linear",
         "one_cycle",
         "sgdr",
+        "warm_up_stable_decay",
+        "warm_up",
+        "step_decay",
+        "sequence",
+        "polynomial",
+        "one_cycle_1x",
     ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

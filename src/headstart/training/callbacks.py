@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from headstart.errors import OutputError, StorageError, UsageError
+from headstart.training.monitor import cost, lower_is_better
 from headstart.training.run import Row, Run
 from headstart.types import Batch
 
@@ -65,53 +66,60 @@ class Callback:
         """Take back what `state` gave."""
 
 
-def _figure(row: Row, name: str) -> float:
-    value = row.get(name)
-    if value is None and name not in row:
-        raise UsageError(
-            f"the history has no {name!r} to watch", f"validate, or choose from {', '.join(sorted(row))}"
-        )
-    return math.inf if value is None else float(value)
-
-
 class EarlyStop(Callback):
-    """Stops when a whole cycle of the schedule brought no better validation loss.
+    """Stops when `patience` whole cycles of the schedule brought no better validation loss.
 
     A cycle starts at a high rate, where the loss is rightly worse: only whole cycles are compared.
-    A schedule without restarts is one cycle and is never stopped.
+    A schedule without restarts is one cycle and is never stopped. `monitor` is any figure of the
+    history (a metric is better when higher, a loss or an error when lower); what is not more than
+    `min_delta` better is not better.
     """
 
-    def __init__(self, monitor: str = "valid_loss") -> None:
+    def __init__(self, monitor: str = "valid_loss", *, patience: int = 1, min_delta: float = 0.0) -> None:
+        if patience < 1:
+            raise UsageError(f"a patience of {patience} cycles", "give 1 or more")
         self.monitor = monitor
+        self.patience, self.min_delta = patience, min_delta
+        self._begin()
+
+    def _begin(self) -> None:
         self.best: float | None = None
         self.best_of_cycle = math.inf
+        self.waited = 0
 
     def before_fit(self, run: Run) -> None:
         """Forget other phases; after a restart within this one nothing is forgotten."""
         if run.span is not None and run.span.done == 0:
-            self.best, self.best_of_cycle = None, math.inf
+            self._begin()
 
     def after_epoch(self, run: Run, row: Row) -> None:
         """Compare at the end of a cycle."""
-        self.best_of_cycle = min(self.best_of_cycle, _figure(row, self.monitor))
+        self.best_of_cycle = min(self.best_of_cycle, cost(row, self.monitor))
         if run.span is None or not run.span.at_cycle_end:
             return
-        if self.best is None or self.best_of_cycle < self.best:
-            self.best = self.best_of_cycle
-        elif run.span.done < run.span.total:
-            run.stop_reason = f"early stop: {self.monitor} has not improved for a whole cycle"
+        if self.best is None or self.best_of_cycle < self.best - self.min_delta:
+            self.best, self.waited = self.best_of_cycle, 0
+        else:
+            self.waited += 1
+            if self.waited >= self.patience and run.span.done < run.span.total:
+                run.stop_reason = f"early stop: {self.monitor} has not improved for {self._cycles()}"
         self.best_of_cycle = math.inf
+
+    def _cycles(self) -> str:
+        return "a whole cycle" if self.patience == 1 else f"{self.patience} whole cycles"
 
     def state(self) -> dict[str, Any]:
         """Return the best figures so far."""
         judged = self.best is not None
         best = _finite(self.best) if self.best is not None else None
-        return {"judged": judged, "best": best, "best_of_cycle": _finite(self.best_of_cycle)}
+        of_cycle = _finite(self.best_of_cycle)
+        return {"judged": judged, "best": best, "best_of_cycle": of_cycle, "waited": self.waited}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Take back the best figures so far."""
         self.best = _or_infinity(state["best"]) if state["judged"] else None
         self.best_of_cycle = _or_infinity(state["best_of_cycle"])
+        self.waited = int(state["waited"])
 
 
 def _finite(value: float) -> float | None:
@@ -127,6 +135,7 @@ class KeepBest(Callback):
 
     What trains: parameters with `requires_grad`, and all buffers; where an average of the weights was
     validated in their place, it is what is kept. `restore` puts it back bit by bit.
+    `monitor` is any figure of the history; of a metric the highest is the best.
     """
 
     def __init__(self, monitor: str = "valid_loss") -> None:
@@ -137,9 +146,10 @@ class KeepBest(Callback):
 
     def after_epoch(self, run: Run, row: Row) -> None:
         """Copy the weights if this epoch is the best so far; a loss that is not finite never is."""
-        value = _figure(row, self.monitor)
-        if value < self.best:
-            self.best, self.epoch = value, run.epoch
+        value = cost(row, self.monitor)
+        best = self.best if lower_is_better(self.monitor) else -self.best
+        if value < (math.inf if self.epoch is None else best):
+            self.best, self.epoch = float(row[self.monitor]), run.epoch
             judged = run.average or {}
             self._kept = {
                 name: judged.get(name, tensor).detach().clone() for name, tensor in changing(run).items()

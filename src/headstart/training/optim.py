@@ -118,13 +118,28 @@ def set_rates(
 
     Without `momentum` it is the one that the optimiser was made with.
     """
-    defaults = optimizer.defaults
     for group in optimizer.param_groups:
         group["lr"] = rates[group["number"]] * factor
+    if momentum is None:
+        defaults = optimizer.defaults
+        momentum = defaults["betas"][0] if "betas" in defaults else defaults["momentum"]
+    set_momentum(optimizer, momentum)
+
+
+def set_momentum(optimizer: torch.optim.Optimizer, momentum: float) -> None:
+    """Set the momentum of all groups: Adam's first beta, or that of SGD."""
+    for group in optimizer.param_groups:
         if "betas" in group:
-            group["betas"] = (defaults["betas"][0] if momentum is None else momentum, group["betas"][1])
+            group["betas"] = (momentum, group["betas"][1])
         else:
-            group["momentum"] = defaults["momentum"] if momentum is None else momentum
+            group["momentum"] = momentum
+
+
+def set_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Set the weight decay of all groups of matrices; parameters with at most one dimension have none."""
+    for group in optimizer.param_groups:
+        if any(parameter.ndim > 1 for parameter in group["params"]):
+            group["weight_decay"] = weight_decay
 
 
 def _torch_groups(

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from headstart.errors import ConfigError, HeadstartError, InputMissingError
+from headstart.errors import ConfigError
 from headstart.ordering import BALANCES, Balance
 from headstart.storage import write_atomic
-from headstart.training import values
 from headstart.training.schedules import Schedule
 from headstart.training.values import unknown_name
 from headstart.types import Size
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Rate: TypeAlias = float | slice | tuple[float, ...]
 """A learning rate as the course writes it: one number, `slice(low, high)`, `slice(high)`, or one a group."""
 
-SCHEMA = 1
-MAX_PLAN_BYTES = 256 * 2**10
 MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MIXINGS = ("none", "mixup", "cutmix")
 LOSSES = ("auto", "cross_entropy", "binary_cross_entropy", "focal", "class_balanced", "logit_adjusted")
 SNAPSHOTS = ("none", "soup", "ensemble")
-_CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "loss": LOSSES, "snapshots": SNAPSHOTS}
+CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "loss": LOSSES, "snapshots": SNAPSHOTS}
+MAX_DECAY = 10.0
+MAX_MOMENTUM = 0.9999
+SIZE_STEP = 32
+"""Sizes of a schedule are whole multiples of this: the networks halve a picture five times."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,16 @@ class Phase:
     begins. `frozen_to`: the groups below this one are frozen (-1: all but the last, 0: none).
     `image_size`: (height, width), or None for that of the data; `batch_size` likewise.
     `precompute`: train on activations of the frozen part, computed once, without augmentation.
-    `stop_early`: end when a whole cycle brought no better validation loss. `mixing`: `none`, `mixup` or
+    `stop_early`: end when a whole cycle brought no better validation loss. `reduce_on_plateau`: after
+    so many epochs without a better validation loss the rates fall to a tenth. `mixing`: `none`, `mixup` or
     `cutmix`, with `mixing_alpha`, or None for those of the settings. `step`: the number in
     the eight-step recipe, 0 elsewhere. `reason`: one line for the person who waits.
+
+    What `schedule` is to the learning rate, the other schedules are to theirs: each gives the factor of
+    `weight_decay` (None: that of the settings), of `momentum` (None: the optimiser's own) and of the
+    picture size. The size changes between epochs only, in steps of 32 pixels, from the schedule's start
+    in the first epoch to its end in the last. `one_cycle` brings a momentum of its own, where none is
+    given.
 
     Raises `ConfigError` for what cannot be.
     """
@@ -58,6 +69,12 @@ class Phase:
     stop_early: bool = False
     mixing: str | None = None
     mixing_alpha: float | None = None
+    weight_decay: float | None = None
+    weight_decay_schedule: Schedule | None = None
+    momentum: float | None = None
+    momentum_schedule: Schedule | None = None
+    image_size_schedule: Schedule | None = None
+    reduce_on_plateau: int | None = None
     step: int = 0
     reason: str = ""
 
@@ -87,6 +104,65 @@ class Phase:
                 f"phase {self.name!r}: precomputed activations cannot be mixed",
                 "set mixing: none, or precompute: false",
             )
+        self._check_scheduled()
+
+    def _check_scheduled(self) -> None:
+        where = f"phase {self.name!r}"
+        if self.weight_decay is not None and not 0 <= self.weight_decay <= MAX_DECAY:
+            raise ConfigError(f"{where}: weight_decay is {self.weight_decay}", f"give 0 … {MAX_DECAY}")
+        if self.momentum_schedule is not None and self.momentum is None:
+            raise ConfigError(f"{where}: momentum_schedule without momentum", "give the peak: momentum: 0.95")
+        if self.momentum is not None:
+            highest = self.momentum * (self.momentum_schedule or Schedule()).ceiling
+            if not (self.momentum >= 0 and highest <= MAX_MOMENTUM):
+                raise ConfigError(
+                    f"{where}: the momentum goes up to {highest:g}",
+                    f"keep momentum and its schedule's factor within 0 … {MAX_MOMENTUM}",
+                )
+        if self.image_size_schedule is not None and self.image_size_schedule.ceiling > 1:
+            raise ConfigError(
+                f"{where}: image_size_schedule exceeds 1",
+                "give the largest size as image_size, and factors up to 1",
+            )
+        if self.reduce_on_plateau is not None and self.reduce_on_plateau < 1:
+            raise ConfigError(
+                f"{where}: reduce_on_plateau is {self.reduce_on_plateau}", "give epochs, from 1"
+            )
+
+    def stretches(self, size: Size) -> tuple[Phase, ...]:
+        """Return the phase as phases of one picture size each, `size` being that of the data.
+
+        One, itself, unless it has an `image_size_schedule`. Each takes its stretch of every schedule, so
+        that together they train as the whole would.
+        """
+        if self.image_size_schedule is None:
+            return (self,)
+        largest = self.image_size or size
+        factors = [
+            self.image_size_schedule.at(epoch / max(1, self.epochs - 1)) for epoch in range(self.epochs)
+        ]
+        if self.epochs == 1:
+            factors = [self.image_size_schedule.at(1.0)]
+        sizes = [scaled_size(largest, factor) for factor in factors]
+        starts = [epoch for epoch in range(self.epochs) if epoch == 0 or sizes[epoch] != sizes[epoch - 1]]
+        ends = [*starts[1:], self.epochs]
+        return tuple(self._stretch(start, end, sizes[start]) for start, end in zip(starts, ends, strict=True))
+
+    def _stretch(self, start: int, end: int, size: Size) -> Phase:
+        def of(schedule: Schedule | None) -> Schedule | None:
+            return None if schedule is None else schedule.between(start / self.epochs, end / self.epochs)
+
+        whole = start == 0 and end == self.epochs
+        return replace(
+            self,
+            name=f"{self.name} at {size[0]}x{size[1]}",
+            epochs=end - start,
+            schedule=self.schedule if whole else of(self.schedule) or self.schedule,
+            weight_decay_schedule=of(self.weight_decay_schedule),
+            momentum_schedule=of(self.momentum_schedule),
+            image_size=size,
+            image_size_schedule=None,
+        )
 
     def scaled(self, factor: float) -> Phase:
         """Return the phase with about `factor` times the epochs, at least one."""
@@ -127,7 +203,7 @@ class Settings:
     snapshots: str = "none"
 
     def __post_init__(self) -> None:
-        for what, known in _CHOICES.items():
+        for what, known in CHOICES.items():
             if getattr(self, what) not in known:
                 raise unknown_name(what, getattr(self, what), known)
         if self.balance is not None and self.balance not in BALANCES:
@@ -164,40 +240,48 @@ class Plan:
         """Return the epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
 
+    def stretched(self, size: Size) -> Plan:
+        """Return the plan with a phase for each picture size; `size` is that of the data."""
+        return replace(self, phases=tuple(part for phase in self.phases for part in phase.stretches(size)))
+
     def scaled(self, factor: float) -> Plan:
         """Return the plan with about `factor` times the epochs; each phase keeps at least one."""
         if not (math.isfinite(factor) and factor > 0):
             raise ConfigError(f"a plan cannot be scaled by {factor}", "give a number above 0")
         return replace(self, phases=tuple(phase.scaled(factor) for phase in self.phases))
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return the plan as YAML and JSON can hold it."""
+        from headstart.training.plan_yaml import plan_to_plain
+
+        return plan_to_plain(self)
+
     def to_yaml(self, path: Path | None = None) -> str:
         """Return the plan as YAML, and write it to `path` where one is given."""
-        import yaml
+        from headstart.training.plan_yaml import plan_to_text
 
-        content = {
-            "headstart_plan": SCHEMA,
-            "settings": _without_defaults(self.settings),
-            "phases": [_phase_to_plain(phase) for phase in self.phases],
-        }
-        text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+        text = plan_to_text(self)
         if path is not None:
             write_atomic(path, text.encode("utf-8"))
         return text
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Plan:
-        """Read a plan from YAML text, or from the file at a `Path`.
+        """Read a plan from YAML text, from the file at a `Path`, or from the run whose folder that is.
 
         Nothing in the text can run. Raises `ConfigError` for text that is no plan (unknown names
-        come with the nearest known one) or larger than `MAX_PLAN_BYTES`, `InputMissingError` when
-        the file cannot be read.
+        come with the nearest known one) or larger than `plan_yaml.MAX_PLAN_BYTES`, `InputMissingError`
+        when the file cannot be read.
         """
-        where = str(source) if isinstance(source, Path) else "the plan"
-        content = _parse_yaml(_read(source), where)
-        try:
-            return _plan_from_plain(content)
-        except HeadstartError as error:
-            raise ConfigError(f"{where}: {error.message}", error.hint) from error
+        from headstart.training.plan_yaml import read_plan
+
+        return read_plan(source)
+
+    def plot(self, **options: Any) -> Figure:
+        """Return a Matplotlib figure of the plan over its epochs: rates, momentum, sizes; see `plot_plan`."""
+        from headstart.training.plan_plot import plot_plan
+
+        return plot_plan(self, **options)
 
     def __str__(self) -> str:
         """Return a table with one line a phase."""
@@ -210,6 +294,19 @@ class Plan:
         ]
         lines.insert(1, "  ".join("─" * width for width in widths))
         return "\n".join([*lines, f"{self.total_epochs()} epochs in {len(self.phases)} phases"])
+
+
+def scaled_size(size: Size, factor: float) -> Size:
+    """Return a size times a factor of 0 … 1, in whole `SIZE_STEP`s, and at most `size` itself.
+
+    >>> scaled_size((224, 320), 0.5), scaled_size((224, 320), 1.0)
+    ((128, 160), (224, 320))
+    """
+    height, width = (
+        side if factor >= 1 else min(side, max(1, round(side * factor / SIZE_STEP)) * SIZE_STEP)
+        for side in size
+    )
+    return (height, width)
 
 
 def _check_mixing(mixing: str, alpha: float | None) -> None:
@@ -263,6 +360,8 @@ def _short(number: object) -> str:
 
 def _table_row(phase: Phase) -> tuple[str, ...]:
     size = f"{phase.image_size[0]}x{phase.image_size[1]}" if phase.image_size else "as data"
+    if phase.image_size_schedule is not None:
+        size = f"{phase.image_size_schedule.name} to {size}"
     source = "activations" if phase.precompute else "augmented" if phase.augment else "plain"
     if phase.mixing not in (None, "none"):
         source += f", {phase.mixing}"
@@ -279,137 +378,9 @@ def _table_row(phase: Phase) -> tuple[str, ...]:
 
 
 def _schedule_words(schedule: Schedule) -> str:
+    if schedule.parts:
+        return ", then ".join(part.name for _, part in schedule.parts)
     if schedule.epochs is None:
         return schedule.name
     cycles, length, mult = (int(schedule.parameter(n)) for n in ("cycles", "cycle_len", "cycle_mult"))
     return f"sgdr {cycles}×{length}" + (f" mult {mult}" if mult > 1 else "")
-
-
-def _without_defaults(value: Settings) -> dict[str, Any]:
-    return {item.name: getattr(value, item.name) for item in fields(value)}
-
-
-def _phase_to_plain(phase: Phase) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for item in fields(phase):
-        value = getattr(phase, item.name)
-        if value is None:
-            continue
-        if isinstance(value, Schedule):
-            value = {"name": value.name, **value.parameters}
-        elif isinstance(value, slice):
-            value = {"low": value.start, "high": value.stop} if value.start else {"high": value.stop}
-        elif isinstance(value, tuple):
-            value = list(value)
-        plain[item.name] = value
-    return plain
-
-
-def _read(source: str | Path) -> str:
-    if isinstance(source, str):
-        data = source.encode("utf-8", errors="surrogateescape")
-    else:
-        try:
-            with open(source, "rb") as stream:
-                data = stream.read(MAX_PLAN_BYTES + 1)
-        except OSError as error:
-            raise InputMissingError(f"the plan {source} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_PLAN_BYTES:
-        raise ConfigError(f"a plan has at most {MAX_PLAN_BYTES // 1024} kB of YAML; this has more")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"a plan is UTF-8 text; byte {error.start} is not") from error
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"{where} is not plain YAML: {first}", "`headstart train --dry-run` shows what a plan says"
-        ) from error
-
-
-def _plan_from_plain(content: Any) -> Plan:
-    table = values.mapping(content, "a plan", ("headstart_plan", "settings", "phases"))
-    if table.get("headstart_plan") != SCHEMA:
-        raise ConfigError(f"headstart_plan must be {SCHEMA}", "is it a plan, and of this version?")
-    phases = table.get("phases")
-    if not isinstance(phases, list) or not 1 <= len(phases) <= 1000:
-        raise ConfigError("phases must be a list of 1 … 1000 phases")
-    return Plan(
-        phases=tuple(_phase_from_plain(entry, f"phase {n}") for n, entry in enumerate(phases, start=1)),
-        settings=_settings_from_plain(table.get("settings") or {}),
-    )
-
-
-def _settings_from_plain(content: Any) -> Settings:
-    table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
-    given: dict[str, Any] = {}
-    for name, value in table.items():
-        if name in ("balance", "ema") and value is None:
-            given[name] = None
-        elif name in ("mixing", "balance", *_CHOICES):
-            given[name] = values.text(value, f"settings: {name}")
-        elif name == "fixed_batch_norm":
-            given[name] = values.flag(value, f"settings: {name}")
-        elif name in ("gradient_clip", "mixing_alpha") and value is None:
-            given[name] = None
-        elif name == "seed":
-            given[name] = values.whole(value, "settings: seed")
-        else:
-            given[name] = float(values.number(value, f"settings: {name}"))
-    return Settings(**given)
-
-
-def _phase_from_plain(content: Any, where: str) -> Phase:
-    table = values.mapping(content, where, [item.name for item in fields(Phase)])
-    given: dict[str, Any] = {"name": where}
-    for name, value in table.items():
-        place = f"{where}: {name}"
-        if value is None:
-            continue
-        if name in ("name", "reason", "mixing"):
-            given[name] = values.text(value, place)
-        elif name in ("epochs", "frozen_to", "batch_size", "step"):
-            given[name] = values.whole(value, place)
-        elif name in ("augment", "precompute", "stop_early"):
-            given[name] = values.flag(value, place)
-        elif name == "schedule":
-            given[name] = _schedule_from_plain(value, place)
-        elif name == "learning_rate":
-            given[name] = _rate_from_plain(value, place)
-        elif name == "mixing_alpha":
-            given[name] = float(values.number(value, place))
-        else:
-            given[name] = values.size(value, place)
-    if "epochs" not in given:
-        fixed = given["schedule"].epochs if "schedule" in given else None
-        if fixed is None:
-            raise ConfigError(f"{where}: epochs is missing", "say how many passes over the data to make")
-        given["epochs"] = fixed
-    return Phase(**given)
-
-
-def _schedule_from_plain(content: Any, where: str) -> Schedule:
-    if isinstance(content, str):
-        return Schedule(content)
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{where}: expected a name, or a name with parameters")
-    name = values.text(content.get("name"), f"{where}: name")
-    given = {key: value for key, value in content.items() if key != "name"}
-    return Schedule(name, {key: values.number(value, f"{where}: {key}") for key, value in given.items()})
-
-
-def _rate_from_plain(content: Any, where: str) -> Rate:
-    if isinstance(content, dict):
-        table = values.mapping(content, where, ("low", "high"))
-        low = None if table.get("low") is None else float(values.number(table["low"], where))
-        return slice(low, float(values.number(table.get("high"), f"{where}: high")))
-    if isinstance(content, list):
-        return tuple(float(values.number(value, where)) for value in content[:1000])
-    return float(values.number(content, where))

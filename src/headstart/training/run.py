@@ -173,13 +173,13 @@ class Span:
     def to_plain(self) -> dict[str, Any]:
         """Return the span as JSON can hold it."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        plain["schedule"] = {"name": self.schedule.name, "parameters": dict(self.schedule.parameters)}
+        plain["schedule"] = self.schedule.to_plain()
         return plain
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Span:
         """Return the span that `to_plain` gave."""
-        return cls(**{**plain, "schedule": Schedule(**plain["schedule"])})
+        return cls(**{**plain, "schedule": Schedule.from_plain(plain["schedule"])})
 
 
 @dataclass(eq=False)

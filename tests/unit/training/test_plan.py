@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 
 import pytest
@@ -9,7 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError
-from headstart.training import Phase, Plan, Schedule, Settings, constant, one_cycle, sgdr
+from headstart.training import (
+    Phase,
+    Plan,
+    Schedule,
+    Settings,
+    constant,
+    cosine,
+    linear,
+    one_cycle,
+    sequence,
+    sgdr,
+    warm_up,
+)
+from headstart.training.plan import scaled_size
 
 RATES = st.floats(1e-9, 10)
 SPECS = st.one_of(
@@ -23,7 +37,9 @@ SCHEDULES = st.one_of(
     st.just(constant()),
     st.builds(sgdr, st.integers(1, 3), st.integers(1, 2), st.integers(1, 3)),
     st.builds(one_cycle, div=st.floats(1, 100), pct_start=st.floats(0, 1)),
+    st.builds(lambda share: sequence((share, warm_up(pct_start=1)), (1, cosine())), st.floats(0.1, 3)),
 )
+FACTORS = st.none() | st.builds(linear, st.floats(0, 1), st.floats(0, 1)) | st.just(cosine())
 TEXT = st.text(string.printable + "äλ字🙂", max_size=40)
 
 
@@ -31,6 +47,7 @@ TEXT = st.text(string.printable + "äλ字🙂", max_size=40)
 def phases(draw: st.DrawFn) -> Phase:
     schedule = draw(SCHEDULES)
     precompute = draw(st.booleans())
+    momentum = draw(st.none() | st.floats(0, 0.99))
     mixing = draw(st.sampled_from([None, "none", *([] if precompute else ["mixup", "cutmix"])]))
     return Phase(
         name=draw(TEXT),
@@ -45,6 +62,12 @@ def phases(draw: st.DrawFn) -> Phase:
         stop_early=draw(st.booleans()),
         mixing=mixing,
         mixing_alpha=None if mixing is None else draw(st.none() | st.floats(0.01, 10)),
+        weight_decay=draw(st.none() | st.floats(0, 1)),
+        weight_decay_schedule=draw(FACTORS),
+        momentum=momentum,
+        momentum_schedule=None if momentum is None else draw(FACTORS),
+        image_size_schedule=draw(FACTORS),
+        reduce_on_plateau=draw(st.none() | st.integers(1, 5)),
         step=draw(st.integers(0, 8)),
         reason=draw(TEXT),
     )
@@ -182,6 +205,14 @@ PHASE = "headstart_plan: 1\nphases:\n  - {name: a, epochs: 1, "
         (PHASE + "schedule: [1]}", "expected a name"),
         (PHASE + "schedule: {1: 2}}", "expected a name"),
         (PHASE + "name: [1]}", "expected text"),
+        (PHASE + "weight_decay: 11}", "give 0 … 10"),
+        (PHASE + "weight_decay_shedule: cosine}", "did you mean weight_decay_schedule"),
+        (PHASE + "momentum: 1.0}", "momentum goes up to 1"),
+        (PHASE + "momentum: 0.9, momentum_schedule: {name: linear, end: 2}}", "momentum goes up to 1.8"),
+        (PHASE + "momentum_schedule: cosine}", "momentum_schedule without momentum"),
+        (PHASE + "image_size_schedule: {name: linear, end: 1.5}}", "exceeds 1"),
+        (PHASE + "reduce_on_plateau: 0}", "give epochs"),
+        (PHASE + "schedule: {name: sequence, parts: [{share: 1, name: cosne}]}}", "did you mean cosine"),
         ("headstart_plan: 1\nphases: [{name: a}]", "epochs is missing"),
         ("headstart_plan: 1\nphases: [{name: a, epochs: 10000000}]", "epochs is"),
         ("headstart_plan: 1\nphases: [3]", "must hold names and values"),
@@ -252,3 +283,79 @@ def test_a_plan_cannot_be_scaled_by_nothing(factor: float) -> None:
 def test_mixing_that_cannot_be_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Phase("head", 1, **values)  # type: ignore[arg-type]
+
+
+def test_the_plan_of_a_run_is_read_from_its_folder(tmp_path) -> None:
+    plan = Plan((Phase("only", 1, learning_rate=1e-3),))
+    plan.to_yaml(tmp_path / "plan.yaml")
+    assert Plan.from_yaml(tmp_path) == plan
+    with pytest.raises(InputMissingError, match="cannot be read"):
+        Plan.from_yaml(tmp_path / "plan.yaml" / "no")
+
+
+def test_what_is_scheduled_is_written_by_hand_and_printed() -> None:
+    plan = Plan.from_yaml(
+        """
+headstart_plan: 1
+phases:
+  - name: whole network
+    epochs: 5
+    schedule:
+      name: sequence
+      parts:
+        - {share: 1, name: warm_up, pct_start: 1}
+        - {share: 4, name: cosine}
+    image_size: 224
+    image_size_schedule: {name: linear, start: 0.5, end: 1}
+    weight_decay: 5e-2
+    weight_decay_schedule: cosine
+"""
+    )
+    phase = plan.phases[0]
+    assert phase.schedule == sequence((1, Schedule("warm_up", {"pct_start": 1})), (4, Schedule("cosine")))
+    assert phase.image_size_schedule == linear(0.5, 1)
+    assert (phase.weight_decay, phase.weight_decay_schedule) == (0.05, Schedule("cosine"))
+    assert "warm_up, then cosine" in str(plan)
+    assert "linear to 224x224" in str(plan)
+
+
+@given(phases(), st.tuples(st.integers(32, 400), st.integers(32, 400)))
+def test_the_stretches_of_a_phase_train_as_the_whole_would(phase: Phase, size: tuple[int, int]) -> None:
+    stretches = phase.stretches(size)
+    assert sum(stretch.epochs for stretch in stretches) == phase.epochs
+    if phase.image_size_schedule is None:
+        assert stretches == (phase,)
+        return
+    largest, done = phase.image_size or size, 0
+    for stretch in stretches:
+        assert all(a <= b for a, b in zip(stretch.image_size, largest, strict=True))
+        assert stretch.image_size_schedule is None
+        for step in (0, 7 * stretch.epochs // 2):
+            whole, part = (done * 7 + step, phase.epochs * 7), (step, stretch.epochs * 7)
+            if phase.weight_decay_schedule is not None:
+                expected = phase.weight_decay_schedule.factor(*whole)
+                assert stretch.weight_decay_schedule.factor(*part) == pytest.approx(expected, abs=1e-9)
+            if phase.schedule.name != "sgdr":
+                expected = phase.schedule.factor(*whole)
+                assert stretch.schedule.factor(*part) == pytest.approx(expected, abs=1e-6)
+        done += stretch.epochs
+    assert all(a.image_size != b.image_size for a, b in itertools.pairwise(stretches))
+
+
+def test_sizes_grow_between_epochs_from_the_first_to_the_last() -> None:
+    phase = Phase("all", 4, image_size=(224, 320), image_size_schedule=linear(0.5, 1.0))
+    stretches = phase.stretches((64, 64))
+    assert [stretch.image_size for stretch in stretches] == [(128, 160), (160, 224), (192, 256), (224, 320)]
+    assert [stretch.name for stretch in stretches][-1] == "all at 224x320"
+    assert stretches[1].schedule.window == (0.25, 0.5)
+    assert [s.image_size for s in Phase("x", 1, image_size_schedule=linear(0.5, 1)).stretches((64, 64))] == [
+        (64, 64)
+    ]
+
+
+@given(st.tuples(st.integers(8, 600), st.integers(8, 600)), st.floats(0, 1))
+def test_a_scaled_size_is_whole_steps_and_at_most_the_size(size: tuple[int, int], factor: float) -> None:
+    scaled = scaled_size(size, factor)
+    assert all(side % 32 == 0 or side == whole for side, whole in zip(scaled, size, strict=True))
+    assert all(0 < side <= whole for side, whole in zip(scaled, size, strict=True))
+    assert scaled_size(size, 1.0) == size
