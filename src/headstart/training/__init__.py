@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.advice import RateWarning as RateWarning
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
     from headstart.training.callbacks import HistoryWriter as HistoryWriter
@@ -45,8 +46,12 @@ if TYPE_CHECKING:
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.trials import Trial as Trial
+    from headstart.training.trials import TrialsResult as TrialsResult
+    from headstart.training.trials import try_rates as try_rates
 
 _HOMES = {
+    "advice": ("RateWarning",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "finder": ("FinderResult", "lr_find"),
@@ -69,6 +74,7 @@ _HOMES = {
         "one_cycle",
         "sgdr",
     ),
+    "trials": ("Trial", "TrialsResult", "try_rates"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

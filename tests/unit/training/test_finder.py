@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 
@@ -18,38 +17,10 @@ from headstart.types import Task
 LOSS = loss_for(Task.SINGLE_LABEL)
 
 
-def fingerprint(run) -> dict[str, str]:
-    """Hashes of all that must be as before."""
-
-    def digest(value: object) -> str:
-        return hashlib.sha256(repr(value).encode()).hexdigest()
-
-    def tensor(value) -> str:
-        return hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()
-
-    optimizer = run.optimizer
-    found = {f"model {name}": tensor(value) for name, value in run.model.state_dict().items()}
-    found |= {
-        f"gradient {name}": digest(None if p.grad is None else p.grad.tolist())
-        for name, p in run.model.named_parameters()
-    }
-    names = {id(p): name for name, p in run.model.named_parameters()}
-    for parameter, entries in optimizer.state.items():
-        found |= {f"state {names[id(parameter)]} {key}": tensor(value) for key, value in entries.items()}
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    found["settings"] = digest(settings)
-    found["modes"] = digest([module.training for module in run.model.modules()])
-    found["python"] = digest(random.getstate())
-    found["numpy"] = digest([str(part) for part in np.random.get_state(legacy=False).items()])
-    found["torch"] = tensor(torch.random.get_rng_state())
-    found["run"] = digest((run.step, run.epoch, run.history.rows, run.stop_reason))
-    return found
-
-
 @pytest.mark.parametrize("trained_before", [False, True], ids=["fresh", "trained before"])
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_the_finder_leaves_no_trace(
-    make_run, make_source, trained_before, name, tmp_path, monkeypatch
+    make_run, make_source, trace, trained_before, name, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run, source = make_run(name=name), make_source()
@@ -57,27 +28,27 @@ def test_the_finder_leaves_no_trace(
         fit(run, source, rates=[1e-2, 1e-2], schedule=constant(), epochs=1, loss=LOSS)
         run.model[0].weight.grad = torch.ones_like(run.model[0].weight)
     run.model[3].eval()
-    before = fingerprint(run)
+    before = trace(run)
     lr_find(run, source, loss=LOSS, rates=group_rates(slice(1e-3), 2))
-    assert fingerprint(run) == before
+    assert trace(run) == before
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trace_would_be_seen(make_run, make_source) -> None:
+def test_a_trace_would_be_seen(make_run, make_source, trace) -> None:
     run = make_run()
-    before = fingerprint(run)
+    before = trace(run)
     fit(run, make_source(), rates=[1e-2, 1e-2], schedule=constant(), epochs=1, loss=LOSS)
-    after = fingerprint(run)
+    after = trace(run)
     changed = {key.split()[0] for key in before.keys() | after if before.get(key) != after.get(key)}
     assert {"model", "state", "run"} <= changed
     torch.rand(1), np.random.random(), random.random()
-    drawn = fingerprint(run)
+    drawn = trace(run)
     assert all(drawn[key] != before[key] for key in ("torch", "numpy", "python"))
 
 
-def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source) -> None:
+def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source, trace) -> None:
     run, source = make_run(), make_source()
-    before = fingerprint(run)
+    before = trace(run)
     calls = []
 
     def loss(logits, targets):
@@ -88,7 +59,7 @@ def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source) -> None
 
     with pytest.raises(KeyboardInterrupt):
         lr_find(run, source, loss=loss)
-    assert fingerprint(run) == before
+    assert trace(run) == before
 
 
 def test_a_rate_that_the_finder_suggests_trains(make_run, make_source, validate_with) -> None:
