@@ -99,10 +99,8 @@ def _changes(before: Conditions, now: Conditions) -> list[str]:
     if now.body != before.body:
         changed.append(f"the body changed from {before.body} to {now.body}")
     if now.frozen_line != before.frozen_line:
-        moved = (
-            "down: more layers train" if now.frozen_line < before.frozen_line else "up: fewer layers train"
-        )
-        changed.append(f"the frozen line moved {moved}")
+        where = "down, so that more" if now.frozen_line < before.frozen_line else "up, so that fewer"
+        changed.append(f"the frozen line moved {where} layers train")
     if now.image_size != before.image_size:
         sizes = ("x".join(map(str, each.image_size)) for each in (before, now))
         changed.append(f"the image size changed from {' to '.join(sizes)}")

@@ -45,7 +45,7 @@ def test_trials_leave_no_trace_when_they_are_broken_off(make_run, make_source, t
 
 def test_every_trial_starts_from_the_same_weights(make_run, make_source) -> None:
     alone = try_rates(make_run(), make_source(), loss=LOSS, candidates=[1e-3])
-    among = try_rates(make_run(), make_source(), loss=LOSS, candidates=[1e-1, 1e-2, 1e-3])
+    among = try_rates(make_run(), make_source(), loss=LOSS, candidates=[1e-2, 1e-3])
     assert alone.trials[0] == next(trial for trial in among.trials if trial.rate == 1e-3)
 
 
@@ -114,12 +114,14 @@ def test_trials_that_cannot_be_are_refused(make_run, make_source, wrong) -> None
         try_rates(make_run(), make_source(), loss=LOSS, **wrong)
 
 
+def _trial(rate: float, change: float | None, error: float) -> Trial:
+    size = 9.0 if change is None else change
+    return Trial(rate, 8, size, error, size, given_up=change is None)
+
+
 def trials(*changes: float | None, error: float = 0.01) -> list[Trial]:
     """One for each change, by rising rate; None for one that was given up."""
-    return [
-        Trial(rate, 8, 9.0 if change is None else change, error, given_up=change is None)
-        for rate, change in zip(CANDIDATES, changes, strict=False)
-    ]
+    return [_trial(rate, change, error) for rate, change in zip(CANDIDATES, changes, strict=False)]
 
 
 def test_the_deepest_fall_is_chosen_where_there_is_a_clear_one() -> None:
@@ -133,6 +135,22 @@ def test_without_a_fall_the_highest_harmless_rate_is_chosen() -> None:
     assert found.rate == CANDIDATES[2]
     assert not found.helps
     assert f"at {CANDIDATES[3]:.1e} it rises by 0.3" in found.why
+
+
+def test_steps_go_to_the_rates_that_are_worth_them(make_run, make_source) -> None:
+    """What ends badly ends at once, and rates far below one that does no harm are not tried at all."""
+    found = try_rates(
+        make_run(name="sgd"), make_source(), loss=LOSS, candidates=[1e-6 * 3**k for k in range(20)]
+    )
+    assert len(found.trials) < 12
+    taken = sum(trial.steps for trial in found.trials)
+    assert taken < 8 * len(found.trials)
+    assert found.pictures == 8 * taken
+
+
+def test_a_rise_on_the_way_counts_also_where_it_is_made_good() -> None:
+    spiked = Trial(CANDIDATES[3], 8, 0.0, 0.01, 0.4)
+    assert choose(0.5, [*trials(0.0, 0.0, 0.0), spiked]).rate == CANDIDATES[2]
 
 
 def test_where_every_rate_harms_no_number_is_given() -> None:
@@ -153,11 +171,13 @@ def test_what_is_chosen_was_never_given_up_and_does_no_clear_harm(start, changes
         return
     chosen = next(trial for trial in found.trials if trial.rate == found.rate)
     assert not chosen.given_up
-    assert chosen.change <= 0.05 * max(start, 0.1) + error
+    assert chosen.change <= 0.05 * max(start, 0.1)
     assert found.low <= found.rate <= found.high
 
 
 def test_the_plot_shows_what_was_chosen() -> None:
-    figure = choose(0.5, [*trials(0.0, 0.0, 0.3), Trial(1.0, 2, math.inf, 0.0, given_up=True)]).plot()
+    figure = choose(
+        0.5, [*trials(0.0, 0.0, 0.3), Trial(1.0, 2, math.inf, 0.0, math.inf, given_up=True)]
+    ).plot()
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert any(label.startswith("chosen") for label in labels)
