@@ -87,7 +87,7 @@ OnProgress = Callable[[int, int], None]
 # Activations of a split that take more than this are computed again in each epoch.
 ACTIVATION_BYTES = 2 * 2**30
 # Each rate is tried on so many pictures: about 800 in all, since rates that do harm are given up at once.
-TRIAL_PICTURES = 200
+TRIAL_PICTURES = 160
 
 
 @dataclass
@@ -366,7 +366,7 @@ class Learner:
 
         What `lr_find` cannot see, this does: whether many steps at a rate undo what the network knows.
         For a whole network that goes on from a trained head. `rates` gives the proportions between the
-        groups; `steps` at each rate are by default those that 200 pictures take. See
+        groups; `steps` at each rate are by default those that 160 pictures take. See
         `headstart.training.try_rates`.
         """
         peaks = self._rates(rates)

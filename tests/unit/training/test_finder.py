@@ -8,9 +8,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headstart.errors import DataError, UsageError
-from headstart.training import constant, fit, group_rates, loss_for, lr_find
+from headstart.training import Run, constant, fit, group_rates, loss_for, lr_find, make_optimizer, try_rates
 from headstart.training.finder import judge
 from headstart.types import Task
 
@@ -59,6 +61,47 @@ def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source, trace) 
 
     with pytest.raises(KeyboardInterrupt):
         lr_find(run, source, loss=loss)
+    assert trace(run) == before
+
+
+def frozen_below(net, layer: int) -> list[list[torch.nn.Parameter]]:
+    """Freeze the layers of a net before `layer`; return what trains, in two groups."""
+    for number, module in enumerate(net):
+        module.requires_grad_(number >= layer)
+    return [[p for p in net[:-1].parameters() if p.requires_grad], list(net[-1].parameters())]
+
+
+@pytest.mark.parametrize("layer", range(5))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("look", [lr_find, try_rates], ids=["sweep", "trials"])
+def test_no_trace_is_left_on_any_line_at_any_precision(
+    make_net, make_source, trace, layer, precision, look
+) -> None:
+    net = make_net()
+    groups = frozen_below(net, layer)
+    run = Run(net, make_optimizer(groups, [1e-3, 1e-2]), seed=5, precision=precision)
+    net[:layer].eval()
+    before = trace(run)
+    look(run, make_source(), loss=LOSS, rates=[1e-3, 1e-2])
+    assert trace(run) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
+@pytest.mark.parametrize("step", [0, 1, 9])
+def test_no_trace_is_left_when_a_step_is_broken_off(make_run, make_source, trace, error, step) -> None:
+    """In the middle of the backward pass, when some gradients are there and others are not."""
+    run, seen = make_run(), []
+    before = trace(run)
+
+    def stop(gradient: torch.Tensor) -> None:
+        seen.append(1)
+        if len(seen) > step:
+            raise error
+
+    handle = run.model[0].weight.register_hook(stop)
+    with pytest.raises(error):
+        lr_find(run, make_source(), loss=LOSS)
+    handle.remove()
     assert trace(run) == before
 
 
@@ -142,6 +185,50 @@ def test_the_suggestions_on_a_textbook_curve_are_where_they_belong() -> None:
     assert 1e-5 < found.valley < lowest
     assert found.slide is not None
     assert lowest < found.rises < 10
+    assert 1e-4 < found.low < found.high < 1e-2
+
+
+@given(
+    place=st.floats(-4.5, -2.0),
+    depth=st.floats(0.3, 3.0),
+    noise=st.floats(0.0, 0.02),
+    seed=st.integers(0, 2**16),
+)
+def test_on_any_valley_the_suggestions_lie_where_the_loss_falls(place, depth, noise, seed) -> None:
+    """The loss falls around 10^place and explodes a decade and a half above."""
+    x = np.log10(RATES)
+    losses = 3.2 - depth / (1 + np.exp(-4 * (x - place))) + np.exp(np.clip(5 * (x - place - 1.5), None, 8))
+    losses = losses + noise * np.random.default_rng(seed).normal(size=100)
+    found = judge(RATES, losses, 100)
+    lowest = RATES[found.smoothed[10:-5].argmin() + 10]
+    assert found.note == ""
+    assert found.low < found.high <= lowest
+    assert found.range == slice(found.low, found.high)
+    assert place - 1 < math.log10(found.low) < math.log10(found.high) < place + 1.5
+    assert all(rate <= lowest for name, rate in found.suggestions.items() if name != "slide")
+    assert found.rises > lowest
+
+
+@given(level=st.floats(0.05, 5.0), noise=st.floats(0.0, 1.0), seed=st.integers(0, 2**16))
+def test_a_flat_curve_gives_no_number_or_a_fall_that_its_noise_allows(level, noise, seed) -> None:
+    """Three standard errors: about one in a hundred flat curves may look like a fall, none a deep one."""
+    losses = level * (1 + noise * np.random.default_rng(seed).normal(size=100))
+    found = judge(RATES, losses, 100)
+    if found.note:
+        assert set(found.suggestions.values()) == {None}
+        assert (found.low, found.high, found.range) == (None, None, None)
+    else:
+        assert found.smoothed[10] - found.smoothed[10:-5].min() < noise * level
+
+
+@given(at=st.integers(2, 14), bad=st.sampled_from([math.nan, math.inf, 1e12]))
+def test_a_curve_that_diverges_early_gives_no_number(at, bad) -> None:
+    losses = np.full(at, 1.0)
+    losses[-1] = bad
+    found = judge(RATES[:at], losses, 100)
+    assert found.range is None
+    assert set(found.suggestions.values()) == {None}
+    assert found.note
 
 
 def reference_valley(rates: np.ndarray, losses: np.ndarray) -> float:
