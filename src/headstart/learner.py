@@ -7,10 +7,12 @@ what lies above it is trained.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -53,11 +55,13 @@ from headstart.training import (
     LabelCounts,
     Loss,
     Phase,
+    RateWarning,
     ReduceOnPlateau,
     Run,
     Schedule,
     Scheduled,
     Settings,
+    TrialsResult,
     autocast_for,
     constant,
     fit,
@@ -73,7 +77,10 @@ from headstart.training import (
     resolve_precision,
     save_checkpoint,
     sgdr,
+    try_rates,
 )
+from headstart.training.advice import Conditions, RateNotes, advise
+from headstart.training.trials import FEWEST_STEPS
 from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
@@ -84,6 +91,8 @@ OnProgress = Callable[[int, int], None]
 
 # Activations of a split that take more than this are computed again in each epoch.
 ACTIVATION_BYTES = 2 * 2**30
+# Each rate is tried on so many pictures: about 800 in all, since rates that do harm are given up at once.
+TRIAL_PICTURES = 160
 
 
 @dataclass
@@ -151,6 +160,7 @@ class Learner:
         )
         self.loss = self._standard_loss = self._make_loss()
         self._known = _Activations()
+        self._notes = RateNotes()
         self._pretrained = self._body_key() if self.identity else ""
         self._floor = 0
         self.model.freeze_to(0 if from_scratch else -1)
@@ -368,14 +378,9 @@ class Learner:
         Weights, buffers, optimiser and random state are left bit for bit as they were. Source: Smith,
         arXiv 1506.01186; the suggestions are those of fastai 2.
         """
-        mixing = (self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
-        source, forward = self._training_source(augment=self._augments, mixing=mixing)
         peaks = self._rates(rates)
-        before = self.run.optimizer
-        self.run.optimizer = None
-        try:
-            self._prepare_run(peaks)
-            return lr_find(
+        with self._looking_for_rates(peaks) as (source, forward):
+            found = lr_find(
                 self.run,
                 source,
                 forward=forward,
@@ -385,14 +390,62 @@ class Learner:
                 end=end,
                 iterations=iterations,
             )
+        self._notes.conditions, self._notes.found = self._conditions(), found.valley
+        return found
+
+    def try_rates(self, rates: RateSpec = 1.0, *, steps: int | None = None) -> TrialsResult:
+        """Train a few steps at each of some rates, each from where things stand; all is put back.
+
+        What `lr_find` cannot see, this does: whether many steps at a rate undo what the network knows.
+        For a whole network that goes on from a trained head. `rates` gives the proportions between the
+        groups; `steps` at each rate are by default those that 160 pictures take. See
+        `headstart.training.try_rates`.
+        """
+        peaks = self._rates(rates)
+        with self._looking_for_rates(peaks) as (source, forward):
+            count = steps or max(FEWEST_STEPS, min(16, round(TRIAL_PICTURES / self.data.batch_size)))
+            found = try_rates(self.run, source, forward=forward, loss=self.loss, rates=peaks, steps=count)
+        self._notes.conditions, self._notes.found = self._conditions(), found.rate
+        return found
+
+    @contextlib.contextmanager
+    def _looking_for_rates(self, peaks: Sequence[float]) -> Iterator[tuple[BatchSource, torch.nn.Module]]:
+        """Give the training batches and what takes them, with an optimiser of its own for the run."""
+        mixing = (self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
+        source, forward = self._training_source(augment=self._augments, mixing=mixing)
+        before, precision = self.run.optimizer, self.run.precision
+        self.run.optimizer = None
+        try:
+            self._prepare_run(peaks)
+            yield source, forward
         finally:
-            self.run.optimizer = before
+            self.run.optimizer, self.run.precision = before, precision
+
+    def _conditions(self) -> Conditions:
+        return Conditions(
+            self.data.batch_size,
+            self.model.frozen_line,
+            self.data.image_size,
+            self.model.arch,
+            self.settings.optimizer,
+        )
 
     def seconds_per_step(self, steps: int = 3) -> float:
         """Measure a few training steps as things stand; all is put back bit for bit."""
-        self.lr_find(start=1e-8, end=1e-7, iterations=2)
-        started = time.monotonic()
-        self.lr_find(start=1e-8, end=1e-7, iterations=steps)
+        peaks = self._rates(1.0)
+        with self._looking_for_rates(peaks) as (source, forward):
+            for count in (2, steps):
+                started = time.monotonic()
+                lr_find(
+                    self.run,
+                    source,
+                    forward=forward,
+                    loss=self.loss,
+                    rates=peaks,
+                    start=1e-8,
+                    end=1e-7,
+                    iterations=count,
+                )
         return (time.monotonic() - started) / steps
 
     def run_phase(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
@@ -462,9 +515,20 @@ class Learner:
         return tuple(found)
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
+        self._advise(rates, name)
         starts = self.model.group_starts
         at = max(group for group, start in enumerate(starts) if start <= self.model.frozen_line)
         self.run_phase(Phase(name, epochs, schedule, learning_rate=tuple(self._rates(rates)), frozen_to=at))
+
+    def _advise(self, rates: RateSpec, name: str) -> None:
+        """Warn before rates are used for what they were not found for; see `headstart.training.advice`."""
+        notes = self._notes
+        one = float(rates) if isinstance(rates, int | float) else None
+        groups = sum(1 for group in self.model.parameter_groups() if group)
+        for line in advise(notes, one, self._conditions(), groups=groups, verb=name):
+            warnings.warn(line, RateWarning, stacklevel=4)
+        if self.model.frozen_line == self.model.head_stage:
+            notes.head_rate = self._rates(rates)[-1]
 
     def fit(self, epochs: int, rates: RateSpec) -> None:
         """Train with constant rates."""

@@ -291,6 +291,20 @@ def test_lr_find_prints_a_table_and_draws_the_curve(make_folder, weights, tmp_pa
     fails(capsys, [*arguments, "--plot", str(plot), "-q"], 73, "exists")
 
 
+def test_lr_find_tries_rates_on_any_line(make_folder, weights, tmp_path, capsys) -> None:
+    plot = tmp_path / "trials.png"
+    arguments = ["lr-find", str(make_folder({"a": 20, "b": 20})), "--weights", str(weights), "--arch", ARCH]
+    arguments += ["--image-size", "32", "--trials", "--plot", str(plot), "-q"]
+    assert run([*arguments, "--frozen-to", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["trials"]
+    assert found["why"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert run([*arguments, "--unfrozen", "--force"]) == 0
+    assert "take" in capsys.readouterr().out
+    fails(capsys, [*arguments, "--unfrozen", "--frozen-to", "1", "--force"], 2, "different things")
+
+
 def test_doctor_says_what_is_here(capsys, monkeypatch, weights) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HEADSTART_WEIGHTS", str(weights.parent))

@@ -15,7 +15,7 @@ from headstart import augment
 from headstart.errors import ConfigError, UsageError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Callback, Phase, Run, Settings, constant, fit, linear
+from headstart.training import Callback, Phase, RateWarning, Run, Settings, constant, fit, linear
 from headstart.types import Batch
 
 SIZE = 32
@@ -139,6 +139,56 @@ def test_lr_find_leaves_weights_optimiser_and_random_state_alone(learner: Learne
     assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(moments, optimizer.state.values(), strict=True))
     learner.fit(1, 1e-3)
     assert digest(learner.model) != before[0], "the comparison must see a change"
+
+
+@pytest.mark.parametrize("group", [0, 1, -1])
+def test_rates_are_looked_for_on_any_line_and_leave_no_trace(learner: Learner, group: int) -> None:
+    learner.freeze_to(group)
+    before = (digest(learner.model), torch.random.get_rng_state(), learner.run.precision)
+    assert len(learner.lr_find([0.1, 0.3, 1.0], iterations=5).rates) == 5
+    found = learner.try_rates([0.1, 0.3, 1.0], steps=4)
+    assert found.trials
+    assert digest(learner.model) == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert learner.run.precision == before[2]
+    assert learner.run.optimizer is None
+
+
+def test_rates_are_looked_for_with_mixed_pictures_in_bfloat16(data, weights) -> None:
+    settings = Settings(precision="bfloat16", mixing="mixup")
+    made = Learner(data, ARCH, weights=weights, callbacks=(), settings=settings)
+    made.unfreeze()
+    before = digest(made.model)
+    found = made.try_rates(slice(1e-3), steps=4)
+    assert made.try_rates(slice(1e-3), steps=4).trials == found.trials
+    assert digest(made.model) == before
+
+
+def test_unfreezing_at_the_rate_of_the_head_warns_and_trains(learner: Learner) -> None:
+    learner.fit_one_cycle(1, 1e-2)
+    learner.unfreeze()
+    with pytest.warns(RateWarning, match=r"fit_one_cycle\(…, slice\(5.0e-05, 5.0e-03\)\)"):
+        learner.fit_one_cycle(1, 1e-2)
+    assert len(learner.run.history) == 2
+    learner.fit_one_cycle(1, 1e-2)  # said once
+
+
+def test_a_range_of_rates_or_one_for_each_group_is_no_mistake(learner: Learner) -> None:
+    learner.fit(1, 1e-2)
+    learner.unfreeze()
+    learner.fit(1, slice(1e-4, 1e-2))
+    learner.fit(1, [1e-4, 1e-3, 1e-2])
+    learner.fit(1, 1e-4)
+
+
+def test_what_changed_since_the_last_search_is_said(learner: Learner) -> None:
+    learner.lr_find(iterations=5)
+    learner.fit(1, 1e-3)
+    learner.set_data(learner.data.with_options(batch_size=16))
+    with pytest.warns(RateWarning, match="batch size changed from 8 to 16"):
+        learner.fit(1, 1e-3)
+    learner.lr_find(iterations=5)
+    learner.fit(1, 1e-3)
 
 
 def test_the_probe_initialises_the_head_exactly(learner: Learner) -> None:

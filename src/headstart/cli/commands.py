@@ -470,6 +470,15 @@ def lr_find(
     weights: Weights = None,
     from_scratch: FromScratch = False,
     unfrozen: Annotated[bool, typer.Option("--unfrozen", help="With every layer training.")] = False,
+    frozen_to: Annotated[
+        int | None, typer.Option(help="Freeze the groups below this one; negative: count from the head.")
+    ] = None,
+    trials: Annotated[
+        bool,
+        typer.Option(
+            "--trials", help="From a fitted head, try several steps at each of some rates: shows what wrecks."
+        ),
+    ] = False,
     image_size: ImageSize = "224",
     augment: Augment = "side-on",
     max_zoom: MaxZoom = 1.1,
@@ -485,11 +494,13 @@ def lr_find(
     debug: Debug = False,
 ) -> int:
     """Find a learning rate: a table of suggestions, and the curve as a picture."""
-    from headstart.cli.tables import print_finder
-    from headstart.errors import OutputError
+    from headstart.cli.tables import print_finder, print_trials
+    from headstart.errors import OutputError, UsageError
 
     if plot.exists() and not force:
         raise OutputError(f"{plot} exists already", "choose another file with --plot, or use --force")
+    if unfrozen and frozen_to is not None:
+        raise UsageError("--unfrozen and --frozen-to say different things", "give one of them")
     _limit_threads(threads)
     narrator = _narrator(quiet)
     data = _data(
@@ -507,9 +518,17 @@ def lr_find(
     from headstart.learner import Learner
 
     learner = Learner(data, arch, weights=weights, from_scratch=from_scratch, device=device, callbacks=())
-    if unfrozen:
-        learner.unfreeze()
-    found = learner.lr_find(slice(1e-2, 1.0) if unfrozen else 1.0, iterations=iterations)
+    if trials and not from_scratch:
+        learner.fit_probe()
+    if unfrozen or frozen_to is not None:
+        learner.freeze_to(frozen_to or 0)
+    proportions = slice(1e-2, 1.0) if learner.model.frozen_line < learner.model.head_stage else 1.0
+    if trials:
+        tried = learner.try_rates(proportions)
+        tried.plot().savefig(plot, dpi=110)
+        print_trials(tried, plot, as_json=as_json)
+        return 0
+    found = learner.lr_find(proportions, iterations=iterations)
     found.plot().savefig(plot, dpi=110)
     print_finder(found, plot, as_json=as_json)
     return 0

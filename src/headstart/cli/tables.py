@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from headstart.types import Task
 
 if TYPE_CHECKING:
     from headstart.evaluation import Predictions
-    from headstart.training import FinderResult
+    from headstart.training import FinderResult, TrialsResult
 
 
 def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> None:
@@ -82,18 +83,56 @@ def print_finder(found: FinderResult, plot: Path, *, as_json: bool) -> None:
     if as_json:
         content = {
             "suggestions": found.suggestions,
+            "low": found.low,
+            "high": found.high,
             "note": found.note,
             "rates": [float(rate) for rate in found.rates],
-            "losses": [float(loss) for loss in found.losses],
+            "losses": [float(loss) if math.isfinite(loss) else None for loss in found.losses],
             "plot": str(plot),
         }
         print(json.dumps(content, allow_nan=False))
         return
     for name, rate in found.suggestions.items():
         print(f"{name:10} {'none' if rate is None else f'{rate:.2e}'}")
+    print(f"{'range':10} {_range(found.low, found.high)}")
     if found.note:
         print(f"note       {found.note}")
     print(f"plot       {plot}")
+
+
+def print_trials(found: TrialsResult, plot: Path, *, as_json: bool) -> None:
+    """Print what each rate did to the loss, the one to take, and where the curve is."""
+    if as_json:
+        content = {
+            "rate": found.rate,
+            "low": found.low,
+            "high": found.high,
+            "why": found.why,
+            "start": found.start,
+            "trials": [
+                {
+                    "rate": trial.rate,
+                    "steps": trial.steps,
+                    "change": trial.change if math.isfinite(trial.change) else None,
+                    "given_up": trial.given_up,
+                }
+                for trial in found.trials
+            ],
+            "plot": str(plot),
+        }
+        print(json.dumps(content, allow_nan=False))
+        return
+    print(f"{'rate':>10} {'steps':>6}  change of the loss ({found.start:.3g} at the start)")
+    for trial in found.trials:
+        given_up = "  given up" if trial.given_up else ""
+        print(f"{trial.rate:10.1e} {trial.steps:6}  {trial.change:+.3g}{given_up}")
+    print(f"{'take':10} {'none' if found.rate is None else f'{found.rate:.1e}'}: {found.why}")
+    print(f"{'range':10} {_range(found.low, found.high)}")
+    print(f"{'plot':10} {plot}")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "none" if low is None or high is None else f"{low:.2e} {high:.2e}"
 
 
 def writable(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.training.adjusting import ReduceOnPlateau as ReduceOnPlateau
     from headstart.training.adjusting import Scheduled as Scheduled
+    from headstart.training.advice import RateWarning as RateWarning
     from headstart.training.averages import EMA as EMA
     from headstart.training.averages import SWA as SWA
     from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
@@ -73,9 +74,13 @@ if TYPE_CHECKING:
     from headstart.training.schedules import warm_up as warm_up
     from headstart.training.schedules import warm_up_stable_decay as warm_up_stable_decay
     from headstart.training.snapshots import Snapshots as Snapshots
+    from headstart.training.trials import Trial as Trial
+    from headstart.training.trials import TrialsResult as TrialsResult
+    from headstart.training.trials import try_rates as try_rates
 
 _HOMES = {
     "adjusting": ("ReduceOnPlateau", "Scheduled"),
+    "advice": ("RateWarning",),
     "averages": ("EMA", "SWA"),
     "batchnorm": ("recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
@@ -129,6 +134,7 @@ _HOMES = {
         "polynomial",
         "one_cycle_1x",
     ),
+    "trials": ("Trial", "TrialsResult", "try_rates"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

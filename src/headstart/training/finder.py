@@ -6,23 +6,20 @@ Smith, arXiv 1506.01186; the suggestions are those of fastai 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from headstart.errors import DataError, UsageError
-from headstart.training.loop import batch_loss
+from headstart.errors import UsageError
 from headstart.training.losses import Loss
-from headstart.training.optim import Rates, set_rates
+from headstart.training.optim import Rates
+from headstart.training.rehearsal import endless, rehearsing
 from headstart.training.run import Run
-from headstart.training.seeding import own_randomness, seed_step
-from headstart.training.snapshot import untouched
-from headstart.types import Batch, BatchSource
+from headstart.types import BatchSource
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +42,8 @@ class FinderResult:
 
     `suggestions` has a rate, or None, for each of `valley`, `steep`, `minimum` and `slide`; all are
     None where the curve says nothing, and `note` then says why. `rises` is the first rate at which
-    the loss clearly rises again, None if it never does: a step must stay well below.
+    the loss clearly rises again, None if it never does: a step must stay well below. `low` and `high`
+    are where a tenth and half of the fall are done: rates for the earliest layers and for the head.
     """
 
     rates: Curve
@@ -54,6 +52,13 @@ class FinderResult:
     suggestions: Mapping[str, float | None] = field(default_factory=dict)
     rises: float | None = None
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def range(self) -> slice | None:
+        """`slice(low, high)`, which every `fit` takes for its rates; None where the curve says nothing."""
+        return None if self.low is None else slice(self.low, self.high)
 
     @property
     def valley(self) -> float | None:
@@ -106,34 +111,20 @@ def lr_find(
     buffers, gradients, optimiser, modes and random states (Python, NumPy, torch) are bit by bit
     what they were, also after an error or Ctrl-C. Nothing is written to disk.
     """
-    if run.optimizer is None:
-        raise UsageError("the run has no optimiser", "make one with make_optimizer")
     if not (0 < start < end) or iterations < 2:
         raise UsageError(f"cannot search from {start} to {end} in {iterations} steps")
-    network = forward or run.model
-    optimizer = run.optimizer
-    groups = 1 + max(group["number"] for group in optimizer.param_groups)
-    proportions = [rate / rates[-1] for rate in rates] if rates else [1.0] * groups
-    device = torch.device(run.device)
     tried: list[float] = []
     losses: list[float] = []
     smoother = _Smoother(smoothing_for(iterations))
-    with untouched(run, network), own_randomness(device):
-        network.train()
-        for step, batch in zip(range(iterations), _endless(source, run.epoch), strict=False):
-            rate = start * (end / start) ** (step / iterations)
-            set_rates(optimizer, proportions, rate)
-            seed_step(device, run.seed, run.step + step)
-            value = batch_loss(run, network, loss, batch)
-            tried.append(rate)
-            losses.append(float(value.detach()))
+    with rehearsing(run, loss, forward=forward, rates=rates) as rehearsal:
+        for step, batch in zip(range(iterations), endless(source, run.epoch), strict=False):
+            tried.append(start * (end / start) ** (step / iterations))
+            losses.append(rehearsal.gradient(batch, step, tried[-1]))
             if not math.isfinite(losses[-1]):
                 break
             if smoother.add(losses[-1]) > stop_factor * max(smoother.best, SMALL_LOSS):
                 break
-            optimizer.zero_grad()
-            torch.autograd.backward(value)
-            optimizer.step()
+            rehearsal.move()
     return judge(np.array(tried), np.array(losses), iterations)
 
 
@@ -159,14 +150,6 @@ class _Smoother:
         return smoothed
 
 
-def _endless(source: BatchSource, epoch: int) -> Iterator[Batch]:
-    if len(source) == 0:
-        raise DataError("there is nothing to train on: the source gives no batches")
-    while True:
-        yield from source.epoch(epoch)
-        epoch += 1
-
-
 def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
     """Smooth a curve, and suggest rates or say why not: what `lr_find` does with what it saw."""
     beta = smoothing_for(iterations)
@@ -187,9 +170,20 @@ def judge(rates: Curve, losses: Curve, iterations: int) -> FinderResult:
     errors = [spread * _standard_error(beta, position + 1) for position in (first_at, lowest_at)]
     note = _why_not(used, math.hypot(*errors))
     suggestions = dict.fromkeys(names) if note else _suggestions(used_rates, used, iterations)
-    return FinderResult(
-        rates, losses, smoothed, suggestions, _rises(rates, smoothed, lowest_at, errors[1]), note
+    low, high = (None, None) if note else _falling_range(used_rates, used)
+    rises = _rises(rates, smoothed, lowest_at, errors[1])
+    return FinderResult(rates, losses, smoothed, suggestions, rises, note, low, high)
+
+
+def _falling_range(rates: Curve, losses: Curve) -> tuple[float, float]:
+    """Return the rates at which a tenth and half of the whole fall are done for good, before the minimum."""
+    until = int(losses.argmin()) + 1
+    first, lowest = float(losses[0]), float(losses[until - 1])
+    low, high = (
+        int(np.flatnonzero(losses[:until] > first - part * (first - lowest)).max(initial=0))
+        for part in (0.1, 0.5)
     )
+    return float(rates[low]), float(rates[max(high, low + 1)])
 
 
 def _spread(losses: Curve) -> float:

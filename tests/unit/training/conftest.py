@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -94,6 +96,39 @@ def bits(run: Run) -> dict[str, bytes]:
 @pytest.fixture(name="bits")
 def bits_fixture() -> Callable[[Run], dict[str, bytes]]:
     return bits
+
+
+def fingerprint(run) -> dict[str, str]:
+    """Hashes of all that must be as before."""
+
+    def digest(value: object) -> str:
+        return hashlib.sha256(repr(value).encode()).hexdigest()
+
+    def tensor(value) -> str:
+        return hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()
+
+    optimizer = run.optimizer
+    found = {f"model {name}": tensor(value) for name, value in run.model.state_dict().items()}
+    found |= {
+        f"gradient {name}": digest(None if p.grad is None else p.grad.tolist())
+        for name, p in run.model.named_parameters()
+    }
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    for parameter, entries in optimizer.state.items():
+        found |= {f"state {names[id(parameter)]} {key}": tensor(value) for key, value in entries.items()}
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    found["settings"] = digest(settings)
+    found["modes"] = digest([module.training for module in run.model.modules()])
+    found["python"] = digest(random.getstate())
+    found["numpy"] = digest([str(part) for part in np.random.get_state(legacy=False).items()])
+    found["torch"] = tensor(torch.random.get_rng_state())
+    found["run"] = digest((run.step, run.epoch, run.history.rows, run.stop_reason))
+    return found
+
+
+@pytest.fixture
+def trace() -> Callable[[Run], dict[str, str]]:
+    return fingerprint
 
 
 @pytest.fixture

@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headstart.errors import DataError, UsageError
-from headstart.training import constant, fit, group_rates, loss_for, lr_find
+from headstart.training import Run, constant, fit, group_rates, loss_for, lr_find, make_optimizer, try_rates
 from headstart.training.finder import judge
 from headstart.types import Task
 
 LOSS = loss_for(Task.SINGLE_LABEL)
 
 
-def fingerprint(run) -> dict[str, str]:
-    """Hashes of all that must be as before."""
-
-    def digest(value: object) -> str:
-        return hashlib.sha256(repr(value).encode()).hexdigest()
-
-    def tensor(value) -> str:
-        return hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()
-
-    optimizer = run.optimizer
-    found = {f"model {name}": tensor(value) for name, value in run.model.state_dict().items()}
-    found |= {
-        f"gradient {name}": digest(None if p.grad is None else p.grad.tolist())
-        for name, p in run.model.named_parameters()
-    }
-    names = {id(p): name for name, p in run.model.named_parameters()}
-    for parameter, entries in optimizer.state.items():
-        found |= {f"state {names[id(parameter)]} {key}": tensor(value) for key, value in entries.items()}
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    found["settings"] = digest(settings)
-    found["modes"] = digest([module.training for module in run.model.modules()])
-    found["python"] = digest(random.getstate())
-    found["numpy"] = digest([str(part) for part in np.random.get_state(legacy=False).items()])
-    found["torch"] = tensor(torch.random.get_rng_state())
-    found["run"] = digest((run.step, run.epoch, run.history.rows, run.stop_reason))
-    return found
-
-
 @pytest.mark.parametrize("trained_before", [False, True], ids=["fresh", "trained before"])
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
 def test_the_finder_leaves_no_trace(
-    make_run, make_source, trained_before, name, tmp_path, monkeypatch
+    make_run, make_source, trace, trained_before, name, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run, source = make_run(name=name), make_source()
@@ -57,27 +30,27 @@ def test_the_finder_leaves_no_trace(
         fit(run, source, rates=[1e-2, 1e-2], schedule=constant(), epochs=1, loss=LOSS)
         run.model[0].weight.grad = torch.ones_like(run.model[0].weight)
     run.model[3].eval()
-    before = fingerprint(run)
+    before = trace(run)
     lr_find(run, source, loss=LOSS, rates=group_rates(slice(1e-3), 2))
-    assert fingerprint(run) == before
+    assert trace(run) == before
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trace_would_be_seen(make_run, make_source) -> None:
+def test_a_trace_would_be_seen(make_run, make_source, trace) -> None:
     run = make_run()
-    before = fingerprint(run)
+    before = trace(run)
     fit(run, make_source(), rates=[1e-2, 1e-2], schedule=constant(), epochs=1, loss=LOSS)
-    after = fingerprint(run)
+    after = trace(run)
     changed = {key.split()[0] for key in before.keys() | after if before.get(key) != after.get(key)}
     assert {"model", "state", "run"} <= changed
     torch.rand(1), np.random.random(), random.random()
-    drawn = fingerprint(run)
+    drawn = trace(run)
     assert all(drawn[key] != before[key] for key in ("torch", "numpy", "python"))
 
 
-def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source) -> None:
+def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source, trace) -> None:
     run, source = make_run(), make_source()
-    before = fingerprint(run)
+    before = trace(run)
     calls = []
 
     def loss(logits, targets):
@@ -88,7 +61,48 @@ def test_the_finder_leaves_no_trace_when_it_fails(make_run, make_source) -> None
 
     with pytest.raises(KeyboardInterrupt):
         lr_find(run, source, loss=loss)
-    assert fingerprint(run) == before
+    assert trace(run) == before
+
+
+def frozen_below(net, layer: int) -> list[list[torch.nn.Parameter]]:
+    """Freeze the layers of a net before `layer`; return what trains, in two groups."""
+    for number, module in enumerate(net):
+        module.requires_grad_(number >= layer)
+    return [[p for p in net[:-1].parameters() if p.requires_grad], list(net[-1].parameters())]
+
+
+@pytest.mark.parametrize("layer", range(5))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("look", [lr_find, try_rates], ids=["sweep", "trials"])
+def test_no_trace_is_left_on_any_line_at_any_precision(
+    make_net, make_source, trace, layer, precision, look
+) -> None:
+    net = make_net()
+    groups = frozen_below(net, layer)
+    run = Run(net, make_optimizer(groups, [1e-3, 1e-2]), seed=5, precision=precision)
+    net[:layer].eval()
+    before = trace(run)
+    look(run, make_source(), loss=LOSS, rates=[1e-3, 1e-2])
+    assert trace(run) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError])
+@pytest.mark.parametrize("step", [0, 1, 9])
+def test_no_trace_is_left_when_a_step_is_broken_off(make_run, make_source, trace, error, step) -> None:
+    """In the middle of the backward pass, when some gradients are there and others are not."""
+    run, seen = make_run(), []
+    before = trace(run)
+
+    def stop(gradient: torch.Tensor) -> None:
+        seen.append(1)
+        if len(seen) > step:
+            raise error
+
+    handle = run.model[0].weight.register_hook(stop)
+    with pytest.raises(error):
+        lr_find(run, make_source(), loss=LOSS)
+    handle.remove()
+    assert trace(run) == before
 
 
 def test_a_rate_that_the_finder_suggests_trains(make_run, make_source, validate_with) -> None:
@@ -171,6 +185,50 @@ def test_the_suggestions_on_a_textbook_curve_are_where_they_belong() -> None:
     assert 1e-5 < found.valley < lowest
     assert found.slide is not None
     assert lowest < found.rises < 10
+    assert 1e-4 < found.low < found.high < 1e-2
+
+
+@given(
+    place=st.floats(-4.5, -2.0),
+    depth=st.floats(0.3, 3.0),
+    noise=st.floats(0.0, 0.02),
+    seed=st.integers(0, 2**16),
+)
+def test_on_any_valley_the_suggestions_lie_where_the_loss_falls(place, depth, noise, seed) -> None:
+    """The loss falls around 10^place and explodes a decade and a half above."""
+    x = np.log10(RATES)
+    losses = 3.2 - depth / (1 + np.exp(-4 * (x - place))) + np.exp(np.clip(5 * (x - place - 1.5), None, 8))
+    losses = losses + noise * np.random.default_rng(seed).normal(size=100)
+    found = judge(RATES, losses, 100)
+    lowest = RATES[found.smoothed[10:-5].argmin() + 10]
+    assert found.note == ""
+    assert found.low < found.high <= lowest
+    assert found.range == slice(found.low, found.high)
+    assert place - 1 < math.log10(found.low) < math.log10(found.high) < place + 1.5
+    assert all(rate <= lowest for name, rate in found.suggestions.items() if name != "slide")
+    assert found.rises > lowest
+
+
+@given(level=st.floats(0.05, 5.0), noise=st.floats(0.0, 1.0), seed=st.integers(0, 2**16))
+def test_a_flat_curve_gives_no_number_or_a_fall_that_its_noise_allows(level, noise, seed) -> None:
+    """Three standard errors: about one in a hundred flat curves may look like a fall, none a deep one."""
+    losses = level * (1 + noise * np.random.default_rng(seed).normal(size=100))
+    found = judge(RATES, losses, 100)
+    if found.note:
+        assert set(found.suggestions.values()) == {None}
+        assert (found.low, found.high, found.range) == (None, None, None)
+    else:
+        assert found.smoothed[10] - found.smoothed[10:-5].min() < noise * level
+
+
+@given(at=st.integers(2, 14), bad=st.sampled_from([math.nan, math.inf, 1e12]))
+def test_a_curve_that_diverges_early_gives_no_number(at, bad) -> None:
+    losses = np.full(at, 1.0)
+    losses[-1] = bad
+    found = judge(RATES[:at], losses, 100)
+    assert found.range is None
+    assert set(found.suggestions.values()) == {None}
+    assert found.note
 
 
 def reference_valley(rates: np.ndarray, losses: np.ndarray) -> float:
