@@ -319,3 +319,31 @@ def test_the_way_of_a_sample_is_told_from_its_file_on(data) -> None:
     assert told == data.explain(row)
     assert told != data.explain(row, epoch=1)
     assert "resize   crop to 32 x 32" in data.explain(row, augment=False)
+
+
+def test_batch_norm_may_be_recalibrated_on_demand_and_by_policy(data, weights) -> None:
+    def trained(policy: str) -> Learner:
+        made = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(batch_norm=policy))
+        made.unfreeze()
+        made.fit(1, 1e-3)
+        return made
+
+    def mean(learner: Learner) -> torch.Tensor:
+        return learner.model.backbone.layer4[0].bn1.running_mean.clone()
+
+    fixed = trained("eval")
+    before = mean(fixed)
+    fixed.model.freeze()
+    assert fixed.recalibrate_batch_norm() == 0, "a linear head has no batch norm"
+    assert torch.equal(mean(fixed), before)
+    fixed.unfreeze()
+    assert fixed.recalibrate_batch_norm() > 0
+    assert not torch.equal(mean(fixed), before)
+
+    running, exact = trained("train"), trained("recalibrate")
+    assert not torch.equal(mean(running), mean(exact))
+    last = mean(exact)
+    exact.recalibrate_batch_norm()
+    assert torch.equal(mean(exact), last), "the last epoch left those of its own weights"
+    with pytest.raises(ConfigError, match="batch_norm"):
+        Settings(batch_norm="evil")

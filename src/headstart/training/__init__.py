@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.training.batchnorm import RecalibrateBatchNorm as RecalibrateBatchNorm
     from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from headstart.training.losses import cross_entropy as cross_entropy
     from headstart.training.losses import loss_for as loss_for
     from headstart.training.optim import group_rates as group_rates
+    from headstart.training.optim import layer_decay as layer_decay
     from headstart.training.optim import make_optimizer as make_optimizer
     from headstart.training.optim import move_line as move_line
     from headstart.training.plan import Phase as Phase
@@ -46,16 +48,17 @@ if TYPE_CHECKING:
     from headstart.training.schedules import linear as linear
     from headstart.training.schedules import one_cycle as one_cycle
     from headstart.training.schedules import sgdr as sgdr
+    from headstart.training.unfreezing import gradual_unfreezing as gradual_unfreezing
 
 _HOMES = {
-    "batchnorm": ("recalibrate_batch_norm",),
+    "batchnorm": ("RecalibrateBatchNorm", "recalibrate_batch_norm",),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),
     "loop": ("fit",),
     "losses": ("Loss", "binary_cross_entropy", "cross_entropy", "loss_for"),
-    "optim": ("group_rates", "make_optimizer", "move_line"),
+    "optim": ("group_rates", "layer_decay", "make_optimizer", "move_line"),
     "plan": ("Phase", "Plan", "Settings"),
     "precision": ("autocast_for", "resolve_precision"),
     "progress": ("ProgressTable",),
@@ -71,6 +74,7 @@ _HOMES = {
         "one_cycle",
         "sgdr",
     ),
+    "unfreezing": ("gradual_unfreezing",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -24,6 +24,7 @@ MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MIXINGS = ("none", "mixup", "cutmix")
+BATCH_NORMS = ("eval", "train", "recalibrate")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Settings:
     `weight_decay` is decoupled and spares parameters with one dimension. `gradient_clip`: the
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
     the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
-    `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
+    `batch_norm`: what that of a pretrained body does where it trains: `eval` keeps the statistics of
+    pretraining, `train` collects its own, `recalibrate` also computes them anew before each validation.
     `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
     activations; `mixing_alpha`: None for the method's own default.
     """
@@ -110,7 +112,7 @@ class Settings:
     gradient_clip: float | None = None
     rate_ratio: float = 10.0
     precision: str = "auto"
-    fixed_batch_norm: bool = True
+    batch_norm: str = "eval"
     mixing: str = "none"
     mixing_alpha: float | None = None
 
@@ -119,6 +121,8 @@ class Settings:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.batch_norm not in BATCH_NORMS:
+            raise unknown_name("batch_norm", self.batch_norm, BATCH_NORMS)
         _check_mixing(self.mixing, self.mixing_alpha)
         limits = {
             "seed": (0, 2**63 - 1),
@@ -337,10 +341,8 @@ def _settings_from_plain(content: Any) -> Settings:
     table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
     given: dict[str, Any] = {}
     for name, value in table.items():
-        if name in ("optimizer", "precision", "mixing"):
+        if name in ("optimizer", "precision", "mixing", "batch_norm"):
             given[name] = values.text(value, f"settings: {name}")
-        elif name == "fixed_batch_norm":
-            given[name] = values.flag(value, f"settings: {name}")
         elif name in ("gradient_clip", "mixing_alpha") and value is None:
             given[name] = None
         elif name == "seed":
