@@ -19,8 +19,10 @@ if TYPE_CHECKING:
         cached_engine,
         frozen_engine,
     )
-    from headstart.models.features import ActivationSource, FeatureCache, Features, TensorSource, materialise
+    from headstart.models.featurecache import FeatureCache, keeps_half
+    from headstart.models.features import ActivationSource, Features, TensorSource, ViewSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
+    from headstart.models.knn import knn_logits
     from headstart.models.parts import Part
     from headstart.models.probe import Probe, fit_probe
     from headstart.models.stages import Stage, cut
@@ -35,8 +37,10 @@ _HOMES = {
     "backbones": ("Backbone", "create_backbone", "list_architectures"),
     "classifier": ("Classifier", "create_classifier"),
     "engine": ("EagerEngine", "Engine", "GraphFacts", "OnnxEngine", "cached_engine", "frozen_engine"),
-    "features": ("ActivationSource", "FeatureCache", "Features", "TensorSource", "materialise"),
+    "featurecache": ("FeatureCache", "keeps_half"),
+    "features": ("ActivationSource", "Features", "TensorSource", "ViewSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
+    "knn": ("knn_logits",),
     "parts": ("Part",),
     "probe": ("Probe", "fit_probe"),
     "stages": ("Stage", "cut"),
@@ -58,6 +62,7 @@ __all__ = [
     "Probe",
     "Stage",
     "TensorSource",
+    "ViewSource",
     "WeightsSource",
     "cached_architectures",
     "cached_engine",
@@ -69,6 +74,8 @@ __all__ = [
     "find_weights",
     "fit_probe",
     "frozen_engine",
+    "keeps_half",
+    "knn_logits",
     "linear_head",
     "list_architectures",
     "materialise",

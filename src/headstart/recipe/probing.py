@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from headstart.evaluation import Predictions, every_tag, interval, metric, scores
 from headstart.inference import predictions_of
-from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, weights_identity
+from headstart.models import (
+    EagerEngine,
+    OnnxEngine,
+    TensorSource,
+    cached_engine,
+    fit_probe,
+    weights_identity,
+)
 from headstart.recipe.result import StepResult
 from headstart.types import Task
 
@@ -126,7 +133,10 @@ def _engine(steps: EightSteps, identity: str) -> Engine:
         return engine
     steps.narrator.say("  preparing the frozen body (once for these weights and this size) …")
     steps.data = steps.learner.data
-    return steps.learner.engine()
+    made = steps.learner.engine()
+    if isinstance(made, EagerEngine) and made.reason:
+        steps.narrator.say(f"  the frozen body runs in eager PyTorch: {made.reason}")
+    return made
 
 
 class _Growing:
@@ -150,7 +160,7 @@ class _Growing:
             self._half = (size, valid)
 
     def fit(
-        self, features: NDArray[np.float32], targets: NDArray[Any], rows: NDArray[np.int64]
+        self, features: NDArray[np.floating[Any]], targets: NDArray[Any], rows: NDArray[np.int64]
     ) -> tuple[Probe, Predictions]:
         """Fit a probe, write down how well it does, and return it with its validation predictions."""
         steps, samples = self._steps, self._steps.data.samples

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from headstart.training.unfreezing import gradual_unfreezing as gradual_unfreezing
 
 _HOMES = {
-    "batchnorm": ("RecalibrateBatchNorm", "recalibrate_batch_norm",),
+    "batchnorm": (
+        "RecalibrateBatchNorm",
+        "recalibrate_batch_norm",
+    ),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "finder": ("FinderResult", "lr_find"),

@@ -28,11 +28,11 @@ def recalibrate_batch_norm(
 
     `model` takes the source's inputs on the device that its parameters are on: a `Classifier` and its
     pictures, the part above a line and its activations, or any other module. Of a `Classifier`, what is
-    frozen in evaluation mode stays as it is, since it is constant. Statistics are averages over all batches,
-    each weighing as much as it has samples, instead of the running ones, which the last few batches
-    decide; so `source` mixes the classes. Everything but batch norm is in evaluation mode meanwhile, as it will be when the statistics
-    are used. A batch of a single sample has no variance and is left out. Returns how many batch norms
-    there were; without any, no batch is asked for.
+    frozen in evaluation mode stays as it is, since it is constant. Statistics are averages over all
+    batches, each weighing as much as it has samples, instead of the running ones, which the last few
+    batches decide; the batches are to mix the classes. Everything but batch norm is in evaluation mode
+    meanwhile, as it will be when the statistics are used. A batch of a single sample has no variance and
+    is left out. Returns how many batch norms there were; without any, no batch is asked for.
 
     Averaged weights need it (SWA, arXiv 1803.05407), and all others may gain by it (Wu and Johnson 2021,
     arXiv 2105.07576). Raises `UsageError` where no batch has two samples; then, and whenever it does not

@@ -35,7 +35,8 @@ class Phase:
     `learning_rate`: the peak rate, or None for what the learning-rate finder gives when the phase
     begins. `frozen_to`: the groups below this one are frozen (-1: all but the last, 0: none).
     `image_size`: (height, width), or None for that of the data; `batch_size` likewise.
-    `precompute`: train on activations of the frozen part, computed once, without augmentation.
+    `precompute`: train on activations of the frozen part, computed once, without augmentation, or with
+    `views` augmented draws of each picture, an epoch for each in turn.
     `stop_early`: end when a whole cycle brought no better validation loss. `mixing`: `none`, `mixup` or
     `cutmix`, with `mixing_alpha`, or None for those of the settings. `step`: the number in
     the eight-step recipe, 0 elsewhere. `reason`: one line for the person who waits.
@@ -51,6 +52,7 @@ class Phase:
     image_size: Size | None = None
     augment: bool = True
     precompute: bool = False
+    views: int = 0
     batch_size: int | None = None
     stop_early: bool = False
     mixing: str | None = None
@@ -72,7 +74,11 @@ class Phase:
         if self.precompute and self.augment:
             raise ConfigError(
                 f"phase {self.name!r}: precomputed activations cannot be augmented",
-                "set augment: false, or precompute: false",
+                "set augment: false, or precompute: false; or augment before, with views: 4",
+            )
+        if self.views < 0 or (self.views and not self.precompute):
+            raise ConfigError(
+                f"phase {self.name!r}: views is {self.views}", "give 1 or more, with precompute: true"
             )
         check_rate(self.learning_rate, f"phase {self.name!r}")
         if self.mixing is not None:
@@ -254,6 +260,8 @@ def _short(number: object) -> str:
 def _table_row(phase: Phase) -> tuple[str, ...]:
     size = f"{phase.image_size[0]}x{phase.image_size[1]}" if phase.image_size else "as data"
     source = "activations" if phase.precompute else "augmented" if phase.augment else "plain"
+    if phase.views:
+        source += f", {phase.views} views"
     if phase.mixing not in (None, "none"):
         source += f", {phase.mixing}"
     return (
@@ -361,7 +369,7 @@ def _phase_from_plain(content: Any, where: str) -> Phase:
             continue
         if name in ("name", "reason", "mixing"):
             given[name] = values.text(value, place)
-        elif name in ("epochs", "frozen_to", "batch_size", "step"):
+        elif name in ("epochs", "frozen_to", "batch_size", "views", "step"):
             given[name] = values.whole(value, place)
         elif name in ("augment", "precompute", "stop_early"):
             given[name] = values.flag(value, place)
