@@ -1,0 +1,72 @@
+"""What accuracy costs: one point for each body, and the line of those that nothing cheaper beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from headstart.evaluation import plots
+from headstart.evaluation.metrics import Interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """A body: its name, its cost (milliseconds for a picture) and how well it does."""
+
+    name: str
+    cost: float
+    value: Interval
+
+
+def best_for_their_cost(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no cheaper one reaches, the cheapest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.value.value)):
+        if not front or point.value.value > front[-1].value.value:
+            front.append(point)
+    return front
+
+
+def plot_tradeoff(points: Sequence[Point], *, metric: str = "accuracy") -> Figure:
+    """Plot the metric, with its 95 % interval, over the cost of a picture, on a logarithmic axis."""
+    figure, axes = plots.one_axes()
+    front = best_for_their_cost(points)
+    axes.plot(
+        [point.cost for point in front],
+        [point.value.value for point in front],
+        color=plots.ACCENT,
+        linewidth=1.2,
+        alpha=0.5,
+        zorder=1,
+    )
+    for point in points:
+        value = point.value
+        color = plots.ACCENT if point in front else plots.FAINT
+        axes.errorbar(
+            [point.cost],
+            [value.value],
+            yerr=[[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]],
+            marker="o",
+            markersize=6,
+            color=color,
+            ecolor=color,
+            elinewidth=1,
+            capsize=3,
+        )
+        axes.annotate(
+            point.name,
+            (point.cost, value.value),
+            xytext=(7, 5),
+            textcoords="offset points",
+            fontsize=8,
+            color=plots.INK,
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.margins(x=0.25)
+    plots.finish_axes(axes, "milliseconds for a picture through the frozen body", metric.replace("_", " "))
+    return figure
