@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from headstart.recipe import Narrator
     from headstart.recipe.bodies import BodyScore
 
+HEAD = ("body", "parameters", "size", "frozen", "training", "memory", "weights", "licence", "next")
+SCORE_HEAD = ("body", "{metric}", "log loss", "nearest", "frozen", "training", "memory")
 # The batch that memory is told for.
 TOLD_BATCH = 32
 MEBI = 2**20
@@ -59,8 +61,7 @@ def run_models(options: ModelsOptions, narrator: Narrator) -> int:
     if options.as_json:
         print(json.dumps([_as_plain(fact, costs[fact.arch]) for fact in facts]))
         return 0
-    print(_table(["body", "parameters", "size", "frozen", "training", "memory", "weights", "licence", "next"],
-                 [_row(fact, costs[fact.arch]) for fact in facts]))  # fmt: skip
+    print(_table(HEAD, [_row(fact, costs[fact.arch]) for fact in facts]))
     if any(costs.values()):
         print(
             "\nfrozen, training: pictures a second, measured here; "
@@ -110,6 +111,9 @@ def _row(fact: BodyFacts, cost: BodyCost | None) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines of columns; one that no row fills is left out."""
+    filled = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    head, rows = [head[column] for column in filled], [[row[column] for column in filled] for row in rows]
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in [head, *rows]]  # fmt: skip
@@ -171,7 +175,7 @@ def _print_scores(
         return
     metric = scores[0].metric.replace("_", " ")
     rows = [_score_row(score, costs.get(score.arch)) for score in scores]
-    print(_table(["body", metric, "log loss", "nearest", "frozen", "training", "memory"], rows))
+    print(_table([name.format(metric=metric) for name in SCORE_HEAD], rows))
     print("\nA probe on frozen features: training the whole network changes all, the larger ones often more.")
     for score in scores:
         if score.problem:

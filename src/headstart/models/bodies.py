@@ -22,13 +22,13 @@ from headstart.models.weights import cached_architectures, find_weights
 from headstart.storage import cache_dir, content_key, read_json, write_json
 from headstart.types import Size
 
-# Bodies that suit a few hundred to some ten thousand pictures, the cheaper first: each next one costs more
-# and was better on ImageNet with the weights that timm has for it. Any other timm name works as well.
+# Bodies that suit a few hundred to some ten thousand pictures, from small to large: the next one is for
+# where one does not suffice. Any other timm name works as well.
 LADDER = (
     "mobilenetv2_100",
     "mobilenetv3_large_100",
-    "resnet34",
     "efficientnet_b0",
+    "resnet34",
     "resnet50",
     "convnext_nano",
     "vit_small_patch16_224",
@@ -83,7 +83,7 @@ class BodyCost:
 
 
 def suitable_bodies(weights: str | Path | None = None) -> tuple[str, ...]:
-    """Return the names of suitable bodies, the cheaper first, then others whose weights are at hand.
+    """Return the names of suitable bodies, from small to large, then others whose weights are at hand.
 
     `weights`: a folder of `<timm name>.safetensors`; by default `HEADSTART_WEIGHTS`.
     """

