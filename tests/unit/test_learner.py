@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from headstart import augment
 from headstart.errors import ConfigError, UsageError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Phase, Settings, constant, fit
+from headstart.training import Phase, Settings, constant, fit, gradual_unfreezing
 
 SIZE = 32
 ARCH = "test_resnet"
@@ -406,6 +407,7 @@ def test_activations_too_large_for_memory_go_into_a_file_and_else_are_computed_a
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     learner.freeze_to(1)
     expected = learner.predictions("valid").logits
+    shutil.rmtree(tmp_path / "cache" / "features")
     learner._known.sources.clear()
     monkeypatch.setattr(module, "ACTIVATION_BYTES", 0)
     mapped = learner.activations("valid")
@@ -428,3 +430,18 @@ def test_a_probe_over_flips_and_views_initialises_the_head(learner: Learner) -> 
     assert valid is not None
     difference = probes[2].logits(valid.features) - learner.predictions("valid").logits
     assert np.abs(difference).max() < 1e-5 * max(1.0, np.abs(probes[2].logits(valid.features)).max())
+
+
+def test_gradual_unfreezing_trains_one_more_group_each_time_and_forgets_nothing(learner: Learner) -> None:
+    lines = []
+    for phase in gradual_unfreezing(3, rate=1e-3, schedule=constant()):
+        learner.run_phase(phase)
+        lines.append(learner.model.frozen_line)
+    assert lines == [*learner.model.group_starts[:0:-1], 0]
+    optimizer = learner.run.optimizer
+    assert optimizer is not None
+    epoch = learner.run.step // 3
+    steps = {name: int(optimizer.state[p]["step"]) for name, p in learner.model.named_parameters()}
+    assert steps["head.weight"] == 3 * epoch, "its moments are as old as the run"
+    assert steps["backbone.layer4.0.conv1.weight"] == 2 * epoch
+    assert steps["backbone.layer1.0.conv1.weight"] == epoch

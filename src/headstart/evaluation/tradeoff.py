@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from headstart.evaluation import plots
 from headstart.evaluation.metrics import Interval
@@ -58,15 +59,16 @@ def plot_tradeoff(points: Sequence[Point], *, metric: str = "accuracy") -> Figur
         axes.annotate(
             point.name,
             (point.cost, value.value),
-            xytext=(7, 5),
+            # The line rises to the right, so there is room below it.
+            xytext=(8, -12),
             textcoords="offset points",
             fontsize=8,
             color=plots.INK,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.25)
     plots.finish_axes(axes, "milliseconds for a picture through the frozen body", metric.replace("_", " "))
     return figure
