@@ -244,7 +244,9 @@ class Learner:
         """Return what runs the part below the frozen line: pixels in, activations out."""
         key = self._key()
         if key not in self._known.engines:
-            some = next(self.data.source("train", limit=CHECKED).epoch(0))
+            # What is compiled is compiled for a batch.
+            limit = CHECKED if self.device.type == "cpu" else self.data.batch_size
+            some = next(self.data.source("train", limit=limit).epoch(0))
             self._known.engines[key] = frozen_engine(
                 self.model,
                 size=self.data.image_size,

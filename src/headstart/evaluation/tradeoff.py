@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from headstart.evaluation import plots
@@ -31,7 +32,10 @@ def best_for_their_cost(points: Sequence[Point]) -> list[Point]:
 
 
 def plot_tradeoff(points: Sequence[Point], *, metric: str = "accuracy") -> Figure:
-    """Plot the metric, with its 95 % interval, over the cost of a picture, on a logarithmic axis."""
+    """Plot the metric, with its 95 % interval, over the cost of a picture, on a logarithmic axis.
+
+    The best comes first in the list of names; the line joins those that nothing cheaper reaches.
+    """
     figure, axes = plots.one_axes()
     front = best_for_their_cost(points)
     axes.plot(
@@ -42,7 +46,9 @@ def plot_tradeoff(points: Sequence[Point], *, metric: str = "accuracy") -> Figur
         alpha=0.5,
         zorder=1,
     )
-    for point in points:
+    # By number, and named beside: points that lie close together would print their names on one another.
+    ranked = sorted(points, key=lambda point: -point.value.value)
+    for number, point in enumerate(ranked, start=1):
         value = point.value
         color = plots.ACCENT if point in front else plots.FAINT
         axes.errorbar(
@@ -50,25 +56,37 @@ def plot_tradeoff(points: Sequence[Point], *, metric: str = "accuracy") -> Figur
             [value.value],
             yerr=[[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]],
             marker="o",
-            markersize=6,
+            markersize=12,
             color=color,
             ecolor=color,
             elinewidth=1,
             capsize=3,
+            zorder=2 + number,
         )
-        axes.annotate(
-            point.name,
-            (point.cost, value.value),
-            # The line rises to the right, so there is room below it.
-            xytext=(8, -12),
-            textcoords="offset points",
-            fontsize=8,
-            color=plots.INK,
+        axes.text(
+            point.cost,
+            value.value,
+            str(number),
+            color="white",
+            fontsize=7.5,
+            ha="center",
+            va="center",
+            zorder=2.5 + number,
         )
+    axes.legend(
+        handles=[
+            Line2D([], [], marker=f"${number}$", linestyle="none", color=plots.INK, label=point.name)
+            for number, point in enumerate(ranked, start=1)
+        ],
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=8,
+    )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.25)
+    axes.margins(x=0.1)
     plots.finish_axes(axes, "milliseconds for a picture through the frozen body", metric.replace("_", " "))
     return figure

@@ -189,7 +189,7 @@ def frozen_engine(
     `auto`, `onnxruntime`, `compiled` or `eager`; `auto` takes ONNX Runtime on a CPU where the export
     succeeds, agrees with eager PyTorch and is not clearly slower, and on a GPU what `torch.compile` makes
     where `ahead` pictures are enough to pay for it, and that agrees. `pictures` (uint8, of `size`) are what
-    agreement and speed are tried on, the first few of them; noise where none are given. The classifier's
+    agreement and speed are tried on (a batch; on a CPU the first few of it); noise where none are given. The classifier's
     modes are left as they are. Raises `UsageError` when nothing is frozen, when the body does not take
     pictures of `size`, when batch norm below the line still collects statistics, or when `onnxruntime` or
     `compiled` is asked for and cannot run the body.
@@ -239,12 +239,13 @@ def _compiled(part: Part, pictures: NDArray[np.uint8], *, must: bool) -> Engine:
 
     try:
         engine = CompiledEngine(part)
-        _compare(engine, EagerEngine(part), pictures[:CHECKED], HALF_TOLERANCE)
+        # All of them: the first batch decides the size that is compiled for.
+        _compare(engine, EagerEngine(part), pictures, HALF_TOLERANCE)
     except Exception as error:  # a compiler may raise anything about a body that it does not know
         if must:
             raise UsageError(f"{part.arch} cannot be compiled: {_first_line(error)}") from error
         return _eager_after_all(part, part.arch, _first_line(error))
-    return CompiledEngine(part)  # whose batches are of another size
+    return engine
 
 
 def _eager_after_all(part: Part, arch: str, reason: str) -> EagerEngine:
