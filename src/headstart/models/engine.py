@@ -189,10 +189,10 @@ def frozen_engine(
     `auto`, `onnxruntime`, `compiled` or `eager`; `auto` takes ONNX Runtime on a CPU where the export
     succeeds, agrees with eager PyTorch and is not clearly slower, and on a GPU what `torch.compile` makes
     where `ahead` pictures are enough to pay for it, and that agrees. `pictures` (uint8, of `size`) are what
-    agreement and speed are tried on (a batch; on a CPU the first few of it); noise where none are given. The classifier's
-    modes are left as they are. Raises `UsageError` when nothing is frozen, when the body does not take
-    pictures of `size`, when batch norm below the line still collects statistics, or when `onnxruntime` or
-    `compiled` is asked for and cannot run the body.
+    agreement and speed are tried on (a batch; on a CPU the first few of it); noise where none are given.
+    The classifier's modes are left as they are. Raises `UsageError` when nothing is frozen, when the body
+    does not take pictures of `size`, when batch norm below the line still collects statistics, or when
+    `onnxruntime` or `compiled` is asked for and cannot run the body.
     """
     if prefer not in ENGINES:
         raise UsageError(f"there is no engine {prefer!r}", f"engines are {', '.join(ENGINES)}")
