@@ -211,27 +211,36 @@ def frozen_engine(
         return _compiled(part, pictures, must=prefer == "compiled")
     if prefer == "eager" or (prefer == "auto" and not on_cpu):
         return EagerEngine(part)
+    key = _key(identity, size, None if line == classifier.head_stage else line) if identity else None
+    try:
+        engine = _graph_engine(part, facts, key, pictures, threads)
+    except Exception as error:  # an exporter may raise anything about a body that it does not know
+        if prefer == "onnxruntime":
+            reason = _first_line(error)
+            raise UsageError(f"{part.arch} cannot be run by ONNX Runtime: {reason}") from error
+        return _eager_after_all(part, _first_line(error))
+    if prefer == "auto" and engine.speeds is not None and engine.speeds.reason:
+        return _eager_after_all(part, engine.speeds.reason)
+    return engine
+
+
+def _graph_engine(
+    part: Part, facts: GraphFacts, key: str | None, pictures: NDArray[np.uint8], threads: int | None
+) -> OnnxEngine:
+    """Find the graph of a part in the cache, or make, check and time one, and keep it where it has a key."""
     from headstart.models.graph import content_of, export_graph
 
-    key = _key(identity, size, None if line == classifier.head_stage else line) if identity else None
     content = content_of(part)
-    engine = _load(key, threads, content=content) if key else None
-    if engine is None:
-        try:
-            graph = export_graph(part, size)
-            trial = OnnxEngine(graph, threads=threads, facts=facts)
-            speeds = _compare(trial, EagerEngine(part), pictures[:CHECKED], TOLERANCE)
-        except Exception as error:  # an exporter may raise anything about a body that it does not know
-            if prefer == "onnxruntime":
-                reason = _first_line(error)
-                raise UsageError(f"{facts.arch} cannot be run by ONNX Runtime: {reason}") from error
-            return _eager_after_all(part, facts.arch, _first_line(error))
-        engine = OnnxEngine(graph, threads=threads, facts=facts, speeds=speeds)
-        if key:
-            _store(key, graph, facts, content, speeds)
-    if prefer == "auto" and engine.speeds is not None and engine.speeds.reason:
-        return _eager_after_all(part, facts.arch, engine.speeds.reason)
-    return engine
+    known = _load(key, threads, content=content) if key else None
+    if known is not None:
+        return known
+    graph = export_graph(part, facts.image_size)
+    trial = OnnxEngine(graph, threads=threads, facts=facts)
+    speeds = _compare(trial, EagerEngine(part), pictures[:CHECKED], TOLERANCE)
+    if key:
+        _store(key, graph, facts, content, speeds)
+    trial.speeds = speeds
+    return trial
 
 
 def _compiled(part: Part, pictures: NDArray[np.uint8], *, must: bool) -> Engine:
@@ -244,12 +253,12 @@ def _compiled(part: Part, pictures: NDArray[np.uint8], *, must: bool) -> Engine:
     except Exception as error:  # a compiler may raise anything about a body that it does not know
         if must:
             raise UsageError(f"{part.arch} cannot be compiled: {_first_line(error)}") from error
-        return _eager_after_all(part, part.arch, _first_line(error))
+        return _eager_after_all(part, _first_line(error))
     return engine
 
 
-def _eager_after_all(part: Part, arch: str, reason: str) -> EagerEngine:
-    log.info("%s runs in eager PyTorch: %s", arch, reason)
+def _eager_after_all(part: Part, reason: str) -> EagerEngine:
+    log.info("%s runs in eager PyTorch: %s", part.arch, reason)
     return EagerEngine(part, reason=reason)
 
 
