@@ -335,7 +335,7 @@ class Unfrozen:
 
     def batch_norm(self) -> dict[str, Table]:
         """Batch norm that learns its statistics while training, and then recomputed ones."""
-        learner = self.train(self.learner(fixed_batch_norm=False))
+        learner = self.train(self.learner(batch_norm="train"))
         arms = {"batch norm trains": self.table(learner)}
         recalibrate_batch_norm(learner.model, learner.data.source("train"))
         return {**arms, "batch norm trains, recalibrated": self.table(learner)}

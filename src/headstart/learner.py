@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +25,7 @@ from numpy.typing import ArrayLike
 from headstart.augment import MixedSource, Mixing
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
-from headstart.errors import ConfigError, UsageError
+from headstart.errors import ConfigError, StorageError, UsageError
 from headstart.evaluation import (
     Interpretation,
     Interval,
@@ -41,12 +42,16 @@ from headstart.inference import choose_device, module_forward, predict_samples
 from headstart.models import (
     ActivationSource,
     Classifier,
+    FeatureCache,
     TensorSource,
+    ViewSource,
     create_classifier,
     fit_probe,
     frozen_engine,
+    keeps_half,
     weights_identity,
 )
+from headstart.models.engine import CHECKED
 from headstart.training import (
     EMA,
     Callback,
@@ -56,6 +61,7 @@ from headstart.training import (
     Loss,
     Phase,
     RateWarning,
+    RecalibrateBatchNorm,
     ReduceOnPlateau,
     Run,
     Schedule,
@@ -74,6 +80,7 @@ from headstart.training import (
     move_line,
     one_cycle,
     progress_for,
+    recalibrate_batch_norm,
     resolve_precision,
     save_checkpoint,
     sgdr,
@@ -89,10 +96,13 @@ if TYPE_CHECKING:
 RateSpec = float | slice | Sequence[float]
 OnProgress = Callable[[int, int], None]
 
-# Activations of a split that take more than this are computed again in each epoch.
+# Activations of a split that take more than this are kept in a file, and where the cache folder has no
+# room for that, computed again in each epoch.
 ACTIVATION_BYTES = 2 * 2**30
 # Each rate is tried on so many pictures: about 800 in all, since rates that do harm are given up at once.
 TRIAL_PICTURES = 160
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -150,7 +160,7 @@ class Learner:
         self.data = self._as_the_body_takes(data)
         # Batches are small and pictures few: the statistics from pretraining are the better ones. 320
         # flowers, mobilenetv2_100, three epochs: 90.2 % of 400 held out against 89.5 %.
-        self.model.fixed_batch_norm = self.settings.fixed_batch_norm and not from_scratch
+        self.model.fixed_batch_norm = self.settings.batch_norm == "eval" and not from_scratch
         self.device = choose_device(device)
         self.model.to(self.device, memory_format=self.model.memory_format)  # type: ignore[call-overload]
         self.precision = resolve_precision(self.device, self.settings.precision)
@@ -162,7 +172,7 @@ class Learner:
         self._known = _Activations()
         self._notes = RateNotes()
         self._pretrained = self._body_key() if self.identity else ""
-        self._floor = 0
+        self._floor = self._views = 0
         self.model.freeze_to(0 if from_scratch else -1)
 
     def _as_the_body_takes(self, data: ImageData) -> ImageData:
@@ -217,13 +227,16 @@ class Learner:
         """Train every group."""
         self.freeze_to(0)
 
-    def precompute(self) -> Learner:
+    def precompute(self, *, views: int = 0) -> Learner:
         """Return a learner that trains on activations below the line, computed once.
 
-        It shares the model, the run and the data; augmentation has no effect meanwhile, since each
-        picture is looked at once. Raises `UsageError` when nothing is frozen, or when batch norm
-        below the line still collects statistics.
+        It shares the model, the run and the data, and works at any line. Augmentation has no effect
+        meanwhile, since each picture is looked at once; with `views`, so many augmented draws of each are
+        computed instead, and epoch e trains on number e modulo `views`. Raises `UsageError` when nothing
+        is frozen, or when batch norm below the line still collects statistics.
         """
+        if views < 0:
+            raise UsageError(f"{views} views", "give 1 or more, or 0 for the plain pictures")
         if self.model.frozen_line == 0:
             raise UsageError("nothing is frozen, so nothing can be precomputed", "call freeze() first")
         if self.model.frozen_batch_norm == "train":
@@ -232,7 +245,7 @@ class Learner:
                 "set learn.model.frozen_batch_norm = 'eval'",
             )
         other = copy.copy(self)
-        other._floor = self.model.frozen_line
+        other._floor, other._views = self.model.frozen_line, views
         return other
 
     # ---- sources ---------------------------------------------------------------------------
@@ -273,34 +286,63 @@ class Learner:
         """Return what runs the part below the frozen line: pixels in, activations out."""
         key = self._key()
         if key not in self._known.engines:
+            # What is compiled is compiled for a batch.
+            limit = CHECKED if self.device.type == "cpu" else self.data.batch_size
+            some = next(self.data.source("train", limit=limit).epoch(0))
             self._known.engines[key] = frozen_engine(
                 self.model,
                 size=self.data.image_size,
                 identity=self.identity if key[0] == self._pretrained else None,
                 threads=self.data.threads,
+                pictures=np.asarray(some.inputs),
+                ahead=len(self.data.samples),
             )
         return self._known.engines[key]
 
     def activations(
-        self, split: str, prepare: Prepare | None = None, on_progress: OnProgress | None = None
+        self,
+        split: str,
+        prepare: Prepare | None = None,
+        on_progress: OnProgress | None = None,
+        *,
+        epoch: int | None = None,
     ) -> TensorSource | None:
         """Return what arrives at the frozen line for each picture of a split, computed once.
 
-        None when it would take more than `ACTIVATION_BYTES`.
+        `epoch`: for the augmented views of that epoch. Feature maps are kept as float16 (see
+        `models.keeps_half`), and in a file beyond `ACTIVATION_BYTES`. None where neither memory nor the
+        cache folder has room.
         """
         view = prepare or self.data.evaluation
-        key = (*self._key(), split, view.key, *self._pictures_key())
+        seen = view.key if epoch is None else f"{self.data.training_view.key} epoch {epoch}"
+        key = (*self._key(), split, seen, *self._pictures_key())
         if key not in self._known.sources:
-            each = self.model.activation_bytes(self.data.image_size)
-            if each * len(self.data.rows(split)) > ACTIVATION_BYTES:
+            half = keeps_half(self.model.activation_shape(None, self.data.image_size))
+            each = self.model.activation_bytes(self.data.image_size) // (2 if half else 1)
+            needed = each * len(self.data.rows(split))
+            mapped = needed > ACTIVATION_BYTES
+            if mapped and (not self.data.content_keys(split) or needed > FeatureCache().budget_bytes):
                 return None
             identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
             line = self.model.frozen_line
             if line != self.model.head_stage:
                 identity = f"{identity} line {line}"
-            self._known.sources[key] = self.data.activations(
-                split, self.engine(), str(identity), prepare=view, on_progress=on_progress
-            )
+            try:
+                self._known.sources[key] = self.data.activations(
+                    split,
+                    self.engine(),
+                    str(identity),
+                    prepare=view,
+                    epoch=epoch,
+                    half=half,
+                    mapped=mapped,
+                    on_progress=on_progress,
+                )
+            except StorageError as error:
+                if not mapped:
+                    raise
+                log.warning("activations are computed again in each epoch: %s", error)
+                return None
         return self._known.sources[key]
 
     def adopt(self, engine: Engine, sources: Mapping[str, TensorSource]) -> None:
@@ -324,10 +366,12 @@ class Learner:
         return known, self.model.upper()
 
     def _training_source(
-        self, *, augment: bool, mixing: tuple[str, float | None] = ("none", None)
+        self, *, augment: bool, mixing: tuple[str, float | None] = ("none", None), views: int = 0
     ) -> tuple[BatchSource, torch.nn.Module]:
         """Return the shuffled training batches, mixed if need be, and the module that takes them."""
         mixed = mixing[0] != "none"
+        if views and self._runs_below and self.activations("train", epoch=0) is not None:
+            return ViewSource(self._view, views), self.model.upper()
         known = self.activations("train") if self._runs_below and not augment and not mixed else None
         if known is not None:
             return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
@@ -341,6 +385,14 @@ class Learner:
         if not self._runs_below:
             return source, self.model
         return ActivationSource(source, self.engine()), self.model.upper()
+
+    def _view(self, epoch: int) -> BatchSource:
+        """Return the shuffled activations of the augmented views of an epoch."""
+        known = self.activations("train", epoch=epoch)
+        if known is not None:
+            return known.shuffled(self.data.batch_size, self.data.training_order)
+        # The folder has become too small for one more view: this one is computed as it is used.
+        return ActivationSource(self.data.source("train", augment=True, shuffle=True), self.engine())
 
     @property
     def _augments(self) -> bool:
@@ -412,7 +464,7 @@ class Learner:
     def _looking_for_rates(self, peaks: Sequence[float]) -> Iterator[tuple[BatchSource, torch.nn.Module]]:
         """Give the training batches and what takes them, with an optimiser of its own for the run."""
         mixing = (self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
-        source, forward = self._training_source(augment=self._augments, mixing=mixing)
+        source, forward = self._training_source(augment=self._augments, mixing=mixing, views=self._views)
         before, precision = self.run.optimizer, self.run.precision
         self.run.optimizer = None
         try:
@@ -474,7 +526,8 @@ class Learner:
             mixing = (phase.mixing, phase.mixing_alpha)
         if phase.precompute or not self._augments:
             mixing = ("none", None)
-        source, forward = self._training_source(augment=augment, mixing=mixing)
+        views = phase.views if phase.precompute else self._views
+        source, forward = self._training_source(augment=augment or views > 0, mixing=mixing, views=views)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         fit(
@@ -512,6 +565,9 @@ class Learner:
             found.append(EarlyStop())
         if self.settings.ema is not None:
             found.append(EMA(self.settings.ema))
+        if self.settings.batch_norm == "recalibrate":
+            plain, part = self._training_source(augment=False)
+            found.append(RecalibrateBatchNorm(part, plain))
         return tuple(found)
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
@@ -575,17 +631,41 @@ class Learner:
         half = rate / 2
         self.fit_one_cycle(epochs, slice(half / 100, half), pct_start=0.3, div=5.0)
 
-    def fit_probe(self, on_progress: OnProgress | None = None) -> Probe:
+    def recalibrate_batch_norm(self) -> int:
+        """Recompute the batch-norm statistics above the frozen line from the plain training pictures.
+
+        Returns how many batch norms lie there. For the whole body, `unfreeze()` first. See
+        `training.recalibrate_batch_norm`.
+        """
+        source, part = self._training_source(augment=False)
+        return recalibrate_batch_norm(part, source)
+
+    def fit_probe(
+        self, on_progress: OnProgress | None = None, *, flips: bool = False, views: int = 0
+    ) -> Probe:
         """Set the linear head to the optimum of a logistic regression on the frozen features.
 
         The best head there is for frozen features without augmentation, in a closed run of seconds;
-        fine-tuning from it keeps what the body knows (Kumar et al. 2022, arXiv 2202.10054).
+        fine-tuning from it keeps what the body knows (Kumar et al. 2022, arXiv 2202.10054). `flips` adds
+        the mirrored pictures to the plain ones, `views` so many augmented draws of each; all views of a
+        picture are held out together when the penalty is chosen.
         """
         self.freeze()
-        known = self.activations("train", on_progress=on_progress)
-        if known is None:
+        plain = self.data.evaluation
+        banks = [self.activations("train", on_progress=on_progress)]
+        if flips:
+            banks.append(self.activations("train", replace(plain, flip=not plain.flip), on_progress))
+        banks += [self.activations("train", on_progress=on_progress, epoch=epoch) for epoch in range(views)]
+        known = [bank for bank in banks if bank is not None]
+        if len(known) < len(banks):
             raise UsageError("the activations of the training pictures do not fit in memory")
-        probe = fit_probe(known.features, known.targets, len(self.data.classes), seed=self.settings.seed)
+        probe = fit_probe(
+            np.concatenate([bank.features for bank in known]),
+            np.concatenate([bank.targets for bank in known]),
+            len(self.data.classes),
+            seed=self.settings.seed,
+            groups=np.concatenate([bank.index for bank in known]) if len(known) > 1 else None,
+        )
         self.model.init_head_from(probe.weight, probe.bias)
         return probe
 

@@ -143,11 +143,21 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises `StorageError` when the disk is full or fails, `OutputError` when writing is refused.
     """
+    with written_whole(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream to write to; at the end it becomes `path`, or nothing is left of it.
+
+    Raises what `write_atomic` raises.
+    """
     temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from headstart import augment
 from headstart.errors import ConfigError, UsageError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Callback, Phase, RateWarning, Run, Settings, constant, fit, linear
+from headstart.training import (
+    Callback,
+    Phase,
+    RateWarning,
+    Run,
+    Settings,
+    constant,
+    fit,
+    gradual_unfreezing,
+    linear,
+)
 from headstart.types import Batch
 
 SIZE = 32
@@ -392,3 +403,128 @@ def test_pictures_grow_between_the_epochs_of_a_phase(learner: Learner) -> None:
     assert rates == pytest.approx([1e-3, 2e-3 / 3, 1e-3 / 3])
     decays = {group["weight_decay"] for group in learner.run.optimizer.param_groups}
     assert decays == {0.0, 0.1}
+
+
+def test_batch_norm_may_be_recalibrated_on_demand_and_by_policy(data, weights) -> None:
+    def trained(policy: str) -> Learner:
+        made = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(batch_norm=policy))
+        made.unfreeze()
+        made.fit(1, 1e-3)
+        return made
+
+    def mean(learner: Learner) -> torch.Tensor:
+        return learner.model.backbone.layer4[0].bn1.running_mean.clone()
+
+    fixed = trained("eval")
+    before = mean(fixed)
+    fixed.model.freeze()
+    assert fixed.recalibrate_batch_norm() == 0, "a linear head has no batch norm"
+    assert torch.equal(mean(fixed), before)
+    fixed.unfreeze()
+    assert fixed.recalibrate_batch_norm() > 0
+    assert not torch.equal(mean(fixed), before)
+
+    running, exact = trained("train"), trained("recalibrate")
+    assert not torch.equal(mean(running), mean(exact))
+    last = mean(exact)
+    exact.recalibrate_batch_norm()
+    assert torch.equal(mean(exact), last), "the last epoch left those of its own weights"
+    with pytest.raises(ConfigError, match="batch_norm"):
+        Settings(batch_norm="evil")
+
+
+@pytest.mark.parametrize("line", [1, 3, -1])
+def test_precompute_at_any_line_equals_training_on_pictures(data, weights, line: int) -> None:
+    plain = data.with_options(augmentation=augment.none())
+
+    def trained(cached: bool) -> dict[str, torch.Tensor]:
+        made = Learner(plain, ARCH, weights=weights, callbacks=(), settings=Settings(optimizer="sgd"))
+        made.model.set_groups("stage")
+        made.run_phase(
+            Phase(
+                "upper", 2, constant(), learning_rate=1e-3, frozen_to=line, augment=False, precompute=cached
+            )
+        )
+        return made.model.state_dict()
+
+    before, after = trained(False), trained(True)
+    for name, tensor in after.items():
+        # Feature maps are kept as float16: 11 significant bits.
+        assert torch.allclose(tensor.float(), before[name].float(), atol=2e-4, rtol=2e-3), name
+
+
+def test_views_are_the_augmented_pictures_of_their_epochs_in_turn(data, weights) -> None:
+    def losses(phase: Phase) -> list[list[float]]:
+        made = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(precision="float32"))
+        made.run_phase(phase)
+        return [row["batch_losses"] for row in made.run.history]
+
+    phase = Phase("head", 3, constant(), learning_rate=1e-2, augment=False, precompute=True, views=2)
+    cached = losses(phase)
+    augmented = losses(replace(phase, augment=True, precompute=False, views=0))
+    assert cached[0] == pytest.approx(augmented[0], abs=1e-5)
+    assert cached[1] == pytest.approx(augmented[1], abs=1e-5)
+    assert cached[2] != pytest.approx(augmented[2], abs=1e-5), "the third epoch has the first view again"
+    assert cached[0] != pytest.approx(losses(replace(phase, views=0))[0], abs=1e-5), "augmentation is seen"
+
+
+def test_views_by_the_learner_are_those_of_a_phase(learner: Learner) -> None:
+    cached = learner.precompute(views=2)
+    cached.fit(2, 1e-2)
+    engines = list(learner._known.engines.values())
+    assert len(engines) == 1
+    seen = [key for key in learner._known.sources if "epoch" in str(key)]
+    assert len(seen) == 2
+    with pytest.raises(UsageError, match="-1 views"):
+        learner.precompute(views=-1)
+    with pytest.raises(ConfigError, match="views is 2"):
+        Phase("head", 1, views=2)
+
+
+def test_activations_too_large_for_memory_go_into_a_file_and_else_are_computed_again(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from headstart import learner as module
+    from headstart.models import FeatureCache
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    learner.freeze_to(1)
+    expected = learner.predictions("valid").logits
+    shutil.rmtree(tmp_path / "cache" / "features")
+    learner._known.sources.clear()
+    monkeypatch.setattr(module, "ACTIVATION_BYTES", 0)
+    mapped = learner.activations("valid")
+    assert mapped is not None
+    assert list((tmp_path / "cache" / "features").glob("*.npy"))
+    assert mapped.features.dtype == np.float16
+    np.testing.assert_allclose(learner.predictions("valid").logits, expected, atol=1e-3)
+    learner._known.sources.clear()
+    monkeypatch.setattr(FeatureCache, "budget_bytes", 0)
+    assert learner.activations("valid") is None
+    np.testing.assert_allclose(learner.predictions("valid").logits, expected, atol=1e-3)
+
+
+def test_a_probe_over_flips_and_views_initialises_the_head(learner: Learner) -> None:
+    probes = [learner.fit_probe(), learner.fit_probe(flips=True), learner.fit_probe(views=2)]
+    assert not np.allclose(probes[0].weight, probes[1].weight)
+    assert not np.allclose(probes[1].weight, probes[2].weight)
+    np.testing.assert_array_equal(learner.model.head.weight.detach().numpy(), probes[2].weight)
+    valid = learner.activations("valid")
+    assert valid is not None
+    difference = probes[2].logits(valid.features) - learner.predictions("valid").logits
+    assert np.abs(difference).max() < 1e-5 * max(1.0, np.abs(probes[2].logits(valid.features)).max())
+
+
+def test_gradual_unfreezing_trains_one_more_group_each_time_and_forgets_nothing(learner: Learner) -> None:
+    lines = []
+    for phase in gradual_unfreezing(3, rate=1e-3, schedule=constant()):
+        learner.run_phase(phase)
+        lines.append(learner.model.frozen_line)
+    assert lines == [*learner.model.group_starts[:0:-1], 0]
+    optimizer = learner.run.optimizer
+    assert optimizer is not None
+    epoch = learner.run.step // 3
+    steps = {name: int(optimizer.state[p]["step"]) for name, p in learner.model.named_parameters()}
+    assert steps["head.weight"] == 3 * epoch, "its moments are as old as the run"
+    assert steps["backbone.layer4.0.conv1.weight"] == 2 * epoch
+    assert steps["backbone.layer1.0.conv1.weight"] == epoch

@@ -563,6 +563,46 @@ def shard(
     return 0
 
 
+@app.command("models")
+def models(
+    arch: Annotated[str | None, typer.Option(help="These bodies, with commas between them.")] = None,
+    probe: Annotated[Path | None, typer.Option(help="Probe the bodies on this folder of pictures.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = "224",
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure time and memory, once for a machine.")
+    ] = True,
+    limit: Annotated[int | None, typer.Option(help="Probe with so many of the pictures.")] = None,
+    plot: Annotated[Path, typer.Option(help="Where --probe draws accuracy over cost.")] = Path("models.png"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace --plot.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """List bodies: size, licence, time and memory here, the next step up; or probe several on pictures."""
+    from headstart.cli.models import ModelsOptions, archs_of, run_models
+
+    _limit_threads(threads)
+    options = ModelsOptions(
+        archs_of(arch),
+        probe,
+        weights,
+        image_size,
+        measure,
+        limit,
+        plot,
+        force,
+        as_json,
+        seed,
+        device,
+        threads,
+    )
+    return run_models(options, _narrator(quiet))
+
+
 @app.command("doctor")
 def doctor(as_json: Json = False, debug: Debug = False) -> int:
     """Say what is installed, which device and engine would be used, which weights can be reached."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.report import rows_to_picture, write_report
     from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
+    from headstart.evaluation.tradeoff import Point, best_for_their_cost, plot_tradeoff
 
 _HOMES = {
     "calibration": (
@@ -92,6 +93,7 @@ _HOMES = {
     ),
     "report": ("rows_to_picture", "write_report"),
     "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
+    "tradeoff": ("Point", "best_for_their_cost", "plot_tradeoff"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -106,12 +108,14 @@ __all__ = [
     "Interval",
     "Metric",
     "MirrorFindings",
+    "Point",
     "Predictions",
     "ReliabilityBin",
     "Swap",
     "TagInterpretation",
     "TagMistakes",
     "average",
+    "best_for_their_cost",
     "calibrate",
     "concatenate",
     "confusion_matrix",
@@ -133,6 +137,7 @@ __all__ = [
     "plot_lr_find",
     "plot_reliability",
     "plot_schedule",
+    "plot_tradeoff",
     "reliability",
     "rows_to_picture",
     "show_pictures",

@@ -53,7 +53,7 @@ def plot_lr_find(
     `rates` and `losses` have one value per trial step; `smoothed` is drawn over them. Suggestions
     that are None are left out; `chosen` is marked as taken.
     """
-    figure, axes = _one()
+    figure, axes = one_axes()
     shown = smoothed if smoothed is not None and len(smoothed) else losses
     if smoothed is not None and len(smoothed):
         axes.plot(rates[: len(losses)], losses, color=FAINT, linewidth=0.8, alpha=0.7, label="each step")
@@ -72,7 +72,7 @@ def plot_lr_find(
         )
     if chosen:
         axes.axvline(chosen, color=CONTRAST, linewidth=1, linestyle="--", label=f"chosen: {chosen:.2g}")
-    _finish(axes, "learning rate", "loss")
+    finish_axes(axes, "learning rate", "loss")
     _legend_above(axes)
     return figure
 
@@ -94,8 +94,8 @@ def plot_losses(history: Sequence[Mapping[str, Any]], *, metric: str = "accuracy
             axes.axvline(number + 0.5, color=GRID, linewidth=1.2, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(frameon=False, fontsize=9)
-    _finish(left, "epoch", "loss")
-    _finish(right, "epoch", metric.replace("_", " "))
+    finish_axes(left, "epoch", "loss")
+    finish_axes(right, "epoch", metric.replace("_", " "))
     return figure
 
 
@@ -103,7 +103,7 @@ def plot_schedule(rates: ArrayLike, *, momenta: Sequence[float] | None = None) -
     """Plot the learning rate of each step: `rates` is (steps,) or (steps, groups)."""
     values = np.asarray(rates, dtype=np.float64)
     values = values[:, None] if values.ndim == 1 else values
-    figure, axes = _one()
+    figure, axes = one_axes()
     groups = values.shape[1]
     for group in range(groups):
         axes.plot(
@@ -114,11 +114,11 @@ def plot_schedule(rates: ArrayLike, *, momenta: Sequence[float] | None = None) -
             linewidth=1 + (group + 1) / groups,
             label=f"group {group}" if groups > 1 else "learning rate",
         )
-    _finish(axes, "step", "learning rate")
+    finish_axes(axes, "step", "learning rate")
     if momenta is not None:
         other = axes.twinx()
         other.plot(np.arange(len(momenta)), momenta, color=CONTRAST, linestyle="--", label="momentum")
-        _finish(other, "step", "momentum")
+        finish_axes(other, "step", "momentum")
         axes.plot([], [], color=CONTRAST, linestyle="--", label="momentum")
     if groups > 1 or momenta is not None:
         _legend_above(axes)
@@ -151,7 +151,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
         if turn == 90:
             axes.tick_params(axis="x", pad=8)
         axes.set_yticks(range(count), names)
-    _finish(axes, "prediction", "truth")
+    finish_axes(axes, "prediction", "truth")
     axes.grid(visible=False)
     axes.tick_params(length=0)
     return figure
@@ -169,7 +169,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     axes.errorbar(sure, right, yerr=(below, above), color=ACCENT, marker="o", capsize=3, label="this model")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    _finish(axes, "how sure (probability)", "how often right")
+    finish_axes(axes, "how sure (probability)", "how often right")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
@@ -205,7 +205,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _one() -> tuple[Figure, Axes]:
+def one_axes() -> tuple[Figure, Axes]:
+    """Return a figure of one chart."""
     figure = _figure(6.4, 3.8)
     return figure, figure.add_subplot()
 
@@ -223,12 +224,13 @@ def figure_of_rows(labels: Sequence[str], heights: Sequence[float]) -> tuple[Fig
     for number, label in enumerate(labels):
         axes = figure.add_subplot(grid[number], sharex=rows[0] if rows else None)
         axes.tick_params(labelbottom=number == len(labels) - 1)
-        _finish(axes, "", label)
+        finish_axes(axes, "", label)
         rows.append(axes)
     return figure, rows
 
 
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
+def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Name the axes of a chart and give it the looks of all others."""
     axes.set_xlabel(x_label, color=INK)
     axes.set_ylabel(y_label, color=INK)
     axes.tick_params(colors=INK, labelsize=9)

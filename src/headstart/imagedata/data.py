@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -343,6 +344,17 @@ class ImageData:
         )
 
     @property
+    def training_view(self) -> TrainPrepare:
+        """How a picture is cut to size and augmented, anew in each epoch."""
+        return TrainPrepare(
+            self.augmentation,
+            self.image_size,
+            self.seed,
+            policy=self.policy,
+            crop_fraction=self.crop_fraction,
+        )
+
+    @property
     def training_order(self) -> Ordering:
         """How an epoch of training orders the training pictures, and which it repeats."""
         return Ordering(shuffle=True, balance=self.balance)
@@ -379,13 +391,7 @@ class ImageData:
             rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
         chosen: Prepare = prepare or self.evaluation
         if augment:
-            chosen = training = TrainPrepare(
-                self.augmentation,
-                self.image_size,
-                self.seed,
-                policy=self.policy,
-                crop_fraction=self.crop_fraction,
-            )
+            chosen = training = self.training_view
             if resident is not None and (kept := self._resident_pixels(rows, resident)) is not None:
                 return self._resident_source(kept, rows, training, shuffle=shuffle)
         return self._loader(rows, chosen, self.training_order if shuffle else Ordering())
@@ -438,6 +444,9 @@ class ImageData:
         identity: str,
         *,
         prepare: Prepare | None = None,
+        epoch: int | None = None,
+        half: bool = False,
+        mapped: bool = False,
         on_progress: OnProgress | None = None,
         on_part: Callable[[Features], None] | None = None,
     ) -> TensorSource:
@@ -445,27 +454,39 @@ class ImageData:
 
         `identity` names the weights and the line that the engine was made from; with it, the contents
         of the pictures, how they are decoded and the view make up the key, so nothing stale is ever
-        found. While they are computed, `on_part` gets (features, targets, row numbers) of the pictures
-        that are done, a random part of all.
+        found. `epoch`: the augmented views of that epoch instead of the plain ones. `half`: as float16;
+        `mapped`: in a file instead of in memory, where the pictures were audited (see
+        `FeatureCache.compute`). While they are computed, `on_part` gets (features, targets, row numbers) of
+        the pictures that are done, a random part of all.
         """
-        view = prepare or self.evaluation
-        rows, hashes = self.rows(split), self.content_keys(split)
+        view, rows, hashes = prepare or self.evaluation, self.rows(split), self.content_keys(split)
+        seen = view.key
+        if epoch is not None:
+            view = self.training_view
+            # What is drawn depends on the ids of the samples, too.
+            drawn_by = hashlib.sha256(np.ascontiguousarray(self.samples.ids[rows]).tobytes()).hexdigest()
+            seen = f"{view.key} epoch {epoch} of {drawn_by}"
         store = FeatureCache()
-        name = f"{view.key} {identity} {engine.name} {self.cache.settings}"
-        key = store.key(hashes, view.key, f"{identity} {engine.name} {self.cache.settings}")
-        pool = self.pool if hashes else None
+        made_by = f"{identity} {engine.name}{' half' if half else ''} {self.cache.settings}"
+        key = store.key(hashes, seen, made_by) if hashes else None
+        name = f"{seen} {made_by}"
+        pool = self.pool if hashes and epoch is None and not half and not mapped else None
         known = None if pool is None else self._pooled(pool, name, rows, hashes, view, engine, on_progress)
-        if known is None:
-            known = store.load(key) if hashes else None
+        if known is None and key:
+            known = store.load(key)
         if known is None:
             # Each picture once, whatever training repeats.
             mixed = Ordering(shuffle=on_part is not None)
-            known = materialise(self._loader(rows, view, mixed), engine, on_progress, on_part)
-            if mixed.shuffle:
-                order = np.argsort(known[2])
-                known = (known[0][order], known[1][order], known[2][order])
-            if hashes:
-                store.store(key, known)
+            known = store.compute(
+                self._loader(rows, view, mixed),
+                engine,
+                key=key,
+                epoch=epoch or 0,
+                half=half,
+                mapped=mapped,
+                on_progress=on_progress,
+                on_part=on_part,
+            )
         if pool is not None:
             pool.add(name, hashes, known[0])
         # Labels are not part of the key: pictures may have moved to other classes since.

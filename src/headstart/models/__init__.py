@@ -9,7 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.models.backbones import Backbone, create_backbone, list_architectures
+    from headstart.models.backbones import (
+        Backbone,
+        check_architecture,
+        create_backbone,
+        list_architectures,
+    )
+    from headstart.models.bodies import (
+        BodyCost,
+        BodyFacts,
+        describe_body,
+        known_cost,
+        measure_body,
+        suitable_bodies,
+        weights_at_hand,
+    )
     from headstart.models.classifier import Classifier, create_classifier
     from headstart.models.engine import (
         EagerEngine,
@@ -19,8 +33,10 @@ if TYPE_CHECKING:
         cached_engine,
         frozen_engine,
     )
-    from headstart.models.features import ActivationSource, FeatureCache, Features, TensorSource, materialise
+    from headstart.models.featurecache import FeatureCache, keeps_half
+    from headstart.models.features import ActivationSource, Features, TensorSource, ViewSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
+    from headstart.models.knn import knn_logits
     from headstart.models.parts import Part
     from headstart.models.probe import Probe, fit_probe
     from headstart.models.stages import Stage, cut
@@ -32,11 +48,22 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "backbones": ("Backbone", "create_backbone", "list_architectures"),
+    "backbones": ("Backbone", "check_architecture", "create_backbone", "list_architectures"),
+    "bodies": (
+        "BodyCost",
+        "BodyFacts",
+        "describe_body",
+        "known_cost",
+        "measure_body",
+        "suitable_bodies",
+        "weights_at_hand",
+    ),
     "classifier": ("Classifier", "create_classifier"),
     "engine": ("EagerEngine", "Engine", "GraphFacts", "OnnxEngine", "cached_engine", "frozen_engine"),
-    "features": ("ActivationSource", "FeatureCache", "Features", "TensorSource", "materialise"),
+    "featurecache": ("FeatureCache", "keeps_half"),
+    "features": ("ActivationSource", "Features", "TensorSource", "ViewSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
+    "knn": ("knn_logits",),
     "parts": ("Part",),
     "probe": ("Probe", "fit_probe"),
     "stages": ("Stage", "cut"),
@@ -47,6 +74,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "ActivationSource",
     "Backbone",
+    "BodyCost",
+    "BodyFacts",
     "Classifier",
     "EagerEngine",
     "Engine",
@@ -58,20 +87,29 @@ __all__ = [
     "Probe",
     "Stage",
     "TensorSource",
+    "ViewSource",
     "WeightsSource",
     "cached_architectures",
     "cached_engine",
+    "check_architecture",
     "concat_pool",
     "course_head",
     "create_backbone",
     "create_classifier",
     "cut",
+    "describe_body",
     "find_weights",
     "fit_probe",
     "frozen_engine",
+    "keeps_half",
+    "knn_logits",
+    "known_cost",
     "linear_head",
     "list_architectures",
     "materialise",
+    "measure_body",
+    "suitable_bodies",
+    "weights_at_hand",
     "weights_identity",
 ]
 

@@ -78,7 +78,7 @@ def create_backbone(
     small, `InputMissingError` and `ConfigError` for weights that are not there or do not fit, and
     `StorageError` when the hub cannot be reached.
     """
-    _check_name(arch)
+    check_architecture(arch)
     import timm
 
     with seeded(seed):
@@ -101,7 +101,8 @@ def create_backbone(
     return without_pool(resized(backbone, native if image_size is None else parse_size(image_size)))
 
 
-def _check_name(arch: str) -> None:
+def check_architecture(arch: str) -> None:
+    """Raise `UsageError` for a name that timm does not know, with the nearest ones."""
     from timm.models import get_pretrained_cfg, is_model, list_models, list_pretrained, split_model_name_tag
 
     name, tag = split_model_name_tag(arch)

@@ -77,7 +77,7 @@ class Classifier(nn.Module):
         body = replace(self.info, module=self.backbone)
         features = example_features(body)
         self.stages = cut(self.backbone, example_picture(body), features)
-        body_stages = len(self.stages)
+        self._body_stages = len(self.stages)
         if features.ndim == 4:
             pool = partial(_pool, channels_last=self.info.channels_last)
             features = pool(self.backbone, features)
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
         self.feature_count = features.shape[1]
         self.head_stage = len(self.stages)
         self.stages.append(Stage("head", _run_head, ("",)))
-        self.group_starts = _group_starts(body_stages, self.head_stage, self._groups)
+        self.group_starts = _group_starts(self._body_stages, self.head_stage, self._groups)
         self._shapes = {self.image_size: [(3, *self.image_size), *(s.output for s in self.stages[:-1])]}
 
     # ---- what it is ------------------------------------------------------------------------
@@ -247,6 +247,14 @@ class Classifier(nn.Module):
     def unfreeze(self) -> None:
         """Let everything train."""
         self.freeze_at(0)
+
+    def set_groups(self, groups: GroupSpec) -> None:
+        """Divide the stages anew into so many groups, or into one per stage; the line stays where it is.
+
+        Raises `UsageError` for another value.
+        """
+        self.group_starts = _group_starts(self._body_stages, self.head_stage, groups)
+        self._groups = groups
 
     @property
     def frozen_batch_norm(self) -> str:

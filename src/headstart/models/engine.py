@@ -1,17 +1,20 @@
-"""Inference engines for what is frozen: ONNX Runtime on a CPU, eager PyTorch elsewhere.
+"""Inference engines for what is frozen: ONNX Runtime on a CPU where it is faster, PyTorch elsewhere.
 
 Below the line nothing is differentiated, so it runs as an inference engine would run it. Measured
 for mobilenetv2_100 at batch 32 on two AVX-512 cores: ONNX Runtime 274 pictures a second, eager
-float32 62, eager bfloat16 182. This module loads torch only where a graph must be made; a graph
-made before is found again by `cached_engine` without it.
+float32 62, eager bfloat16 182. Which is faster differs between bodies and machines, so both are
+timed on a few pictures when a graph is made, and the result is kept beside it. This module loads
+torch only where a graph must be made; a graph made before is found again by `cached_engine` without it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,9 +33,18 @@ if TYPE_CHECKING:
     from headstart.models.parts import Part
 
 # Part of every cache key: a graph made by another version of this module is not used.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 # Largest difference from eager PyTorch that is let pass, relative to the largest activation.
 TOLERANCE = 1e-3
+# bfloat16 has 8 significant bits, of which a deep network loses two or three.
+HALF_TOLERANCE = 5e-2
+# How many pictures agreement is checked and speed is measured on.
+CHECKED = 4
+# Eager PyTorch must be faster by this factor to be taken: a graph spares later runs the import of torch.
+CLEARLY = 1.1
+# Compiling takes about a minute, and saves a part of each picture's time: it pays from so many on.
+COMPILE_FROM = 500_000
+ENGINES = ("auto", "onnxruntime", "eager", "compiled")
 # What the cached graphs together may take on the disk.
 CACHE_BYTES = 4 * 2**30
 
@@ -68,17 +80,41 @@ class GraphFacts:
         return int(np.prod(self.shape))
 
 
+@dataclass(frozen=True)
+class Speeds:
+    """Pictures a second that ONNX Runtime and eager PyTorch did here."""
+
+    onnxruntime: float
+    eager: float
+
+    @property
+    def reason(self) -> str:
+        """Why eager PyTorch is taken; empty where ONNX Runtime is."""
+        if self.eager <= CLEARLY * self.onnxruntime:
+            return ""
+        return (
+            f"it does {self.eager:.3g} pictures a second here, "
+            f"and ONNX Runtime does {self.onnxruntime:.3g} of them"
+        )
+
+
 class OnnxEngine:
     """Runs a graph by ONNX Runtime on the CPU; outputs do not depend on how pictures are batched.
 
     `graph` is a file or its bytes; `threads` is how many threads one call uses (default: one per
-    core). Raises `ConfigError` when ONNX Runtime cannot read the graph.
+    core); `speeds` are those measured when the graph was made. Raises `ConfigError` when ONNX Runtime
+    cannot read the graph.
     """
 
     name = "onnxruntime"
 
     def __init__(
-        self, graph: Path | bytes, *, threads: int | None = None, facts: GraphFacts | None = None
+        self,
+        graph: Path | bytes,
+        *,
+        threads: int | None = None,
+        facts: GraphFacts | None = None,
+        speeds: Speeds | None = None,
     ) -> None:
         import onnxruntime
 
@@ -94,7 +130,7 @@ class OnnxEngine:
         except Exception as error:  # ONNX Runtime has an exception of its own for each status
             raise ConfigError(f"ONNX Runtime cannot read the graph: {str(error)[:200]}") from error
         self._input = self._session.get_inputs()[0].name
-        self.facts = facts
+        self.facts, self.speeds = facts, speeds
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return activations (batch, …) of uint8 pictures (batch, height, width, 3)."""
@@ -143,18 +179,23 @@ def frozen_engine(
     identity: str | None = None,
     prefer: str = "auto",
     threads: int | None = None,
+    pictures: NDArray[np.uint8] | None = None,
+    ahead: int = 0,
 ) -> Engine:
     """Return an engine for what lies below `line` (default: the classifier's frozen line).
 
     It takes pictures of `size`. `identity` (see `weights_identity`) is given only for a body that
     is as its weights file is: then the graph is kept in the cache and found again. `prefer` is
-    `auto`, `onnxruntime` or `eager`; `auto` takes ONNX Runtime on a CPU where the export succeeds
-    and agrees with eager PyTorch. The classifier's modes are left as they are. Raises `UsageError`
-    when nothing is frozen, when the body does not take pictures of `size`, when batch norm below the
-    line still collects statistics, or when `onnxruntime` is asked for and cannot run the body.
+    `auto`, `onnxruntime`, `compiled` or `eager`; `auto` takes ONNX Runtime on a CPU where the export
+    succeeds, agrees with eager PyTorch and is not clearly slower, and on a GPU what `torch.compile` makes
+    where `ahead` pictures are enough to pay for it, and that agrees. `pictures` (uint8, of `size`) are what
+    agreement and speed are tried on (a batch; on a CPU the first few of it); noise where none are given.
+    The classifier's modes are left as they are. Raises `UsageError` when nothing is frozen, when the body
+    does not take pictures of `size`, when batch norm below the line still collects statistics, or when
+    `onnxruntime` or `compiled` is asked for and cannot run the body.
     """
-    if prefer not in ("auto", "onnxruntime", "eager"):
-        raise UsageError(f"there is no engine {prefer!r}", "engines are auto, onnxruntime and eager")
+    if prefer not in ENGINES:
+        raise UsageError(f"there is no engine {prefer!r}", f"engines are {', '.join(ENGINES)}")
     if classifier.frozen_batch_norm == "train":
         raise UsageError(
             "batch norm below the line is set to train, so its output changes",
@@ -163,30 +204,66 @@ def frozen_engine(
     line = classifier.frozen_line if line is None else line
     part = classifier.lower(line)
     facts = _facts(classifier, line, size)
+    if pictures is None:
+        pictures = np.random.default_rng(0).integers(0, 256, (CHECKED, *size, 3), np.uint8)
     on_cpu = classifier.pixel_mean.device.type == "cpu"
+    if prefer == "compiled" or (prefer == "auto" and not on_cpu and ahead >= COMPILE_FROM):
+        return _compiled(part, pictures, must=prefer == "compiled")
     if prefer == "eager" or (prefer == "auto" and not on_cpu):
         return EagerEngine(part)
+    key = _key(identity, size, None if line == classifier.head_stage else line) if identity else None
+    try:
+        engine = _graph_engine(part, facts, key, pictures, threads)
+    except Exception as error:  # an exporter may raise anything about a body that it does not know
+        if prefer == "onnxruntime":
+            reason = _first_line(error)
+            raise UsageError(f"{part.arch} cannot be run by ONNX Runtime: {reason}") from error
+        return _eager_after_all(part, _first_line(error))
+    if prefer == "auto" and engine.speeds is not None and engine.speeds.reason:
+        return _eager_after_all(part, engine.speeds.reason)
+    return engine
+
+
+def _graph_engine(
+    part: Part, facts: GraphFacts, key: str | None, pictures: NDArray[np.uint8], threads: int | None
+) -> OnnxEngine:
+    """Find the graph of a part in the cache, or make, check and time one, and keep it where it has a key."""
     from headstart.models.graph import content_of, export_graph
 
-    key = _key(identity, size, None if line == classifier.head_stage else line) if identity else None
     content = content_of(part)
+    known = _load(key, threads, content=content) if key else None
+    if known is not None:
+        return known
+    graph = export_graph(part, facts.image_size)
+    trial = OnnxEngine(graph, threads=threads, facts=facts)
+    speeds = _compare(trial, EagerEngine(part), pictures[:CHECKED], TOLERANCE)
     if key:
-        known = _load(key, threads, content=content)
-        if known is not None:
-            return known
+        _store(key, graph, facts, content, speeds)
+    trial.speeds = speeds
+    return trial
+
+
+def _compiled(part: Part, pictures: NDArray[np.uint8], *, must: bool) -> Engine:
+    from headstart.models.compiled import CompiledEngine
+
     try:
-        graph = export_graph(part, size)
-        engine = OnnxEngine(graph, threads=threads, facts=facts)
-        _check_agreement(engine, part, size)
-    except Exception as error:  # an exporter may raise anything about a body that it does not know
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        if prefer == "onnxruntime":
-            raise UsageError(f"{classifier.arch} cannot be run by ONNX Runtime: {reason}") from error
-        log.info("%s runs in eager PyTorch: %s", classifier.arch, reason)
-        return EagerEngine(part, reason=reason)
-    if key:
-        _store(key, graph, facts, content)
+        engine = CompiledEngine(part)
+        # All of them: the first batch decides the size that is compiled for.
+        _compare(engine, EagerEngine(part), pictures, HALF_TOLERANCE)
+    except Exception as error:  # a compiler may raise anything about a body that it does not know
+        if must:
+            raise UsageError(f"{part.arch} cannot be compiled: {_first_line(error)}") from error
+        return _eager_after_all(part, _first_line(error))
     return engine
+
+
+def _eager_after_all(part: Part, reason: str) -> EagerEngine:
+    log.info("%s runs in eager PyTorch: %s", part.arch, reason)
+    return EagerEngine(part, reason=reason)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def cached_engine(
@@ -195,13 +272,17 @@ def cached_engine(
     """Return the engine that `frozen_engine` made for these weights before, or None; loads no torch.
 
     `line` is a stage number, or None for the line at the head. The graph's SHA-256 is checked: an
-    altered one is not used.
+    altered one is not used. None, too, where eager PyTorch was clearly faster.
     """
-    return _load(_key(identity, size, line), threads)
+    known = _load(_key(identity, size, line), threads)
+    return None if known is None or (known.speeds is not None and known.speeds.reason) else known
 
 
 def _key(identity: str, size: Size, line: int | None) -> str:
-    return content_key("graph", ENGINE_VERSION, identity, list(size), "head" if line is None else line)
+    # Agreement and speed were those of one version of the runtime.
+    runtime = version("onnxruntime")
+    place = "head" if line is None else line
+    return content_key("graph", ENGINE_VERSION, runtime, identity, list(size), place)
 
 
 def _paths(key: str) -> tuple[Path, Path]:
@@ -217,7 +298,8 @@ def _load(key: str, threads: int | None, *, content: str | None = None) -> OnnxE
         graph = path.read_bytes()
         if sha256_bytes(graph) != said["sha256"] or (content and said["content"] != content):
             return None
-        engine = OnnxEngine(graph, threads=threads, facts=_read_facts(said["facts"]))
+        speeds = Speeds(*(float(said["speeds"][name]) for name in ("onnxruntime", "eager")))
+        engine = OnnxEngine(graph, threads=threads, facts=_read_facts(said["facts"]), speeds=speeds)
     except (OSError, InputMissingError, ConfigError, KeyError, TypeError, ValueError):
         return None
     mark_used(path)
@@ -225,11 +307,12 @@ def _load(key: str, threads: int | None, *, content: str | None = None) -> OnnxE
     return engine
 
 
-def _store(key: str, graph: bytes, facts: GraphFacts, content: str) -> None:
+def _store(key: str, graph: bytes, facts: GraphFacts, content: str, speeds: Speeds) -> None:
     path, sidecar = _paths(key)
+    said = {"sha256": sha256_bytes(graph), "content": content}
     try:
         write_atomic(path, graph)
-        write_json(sidecar, {"sha256": sha256_bytes(graph), "content": content, "facts": asdict(facts)})
+        write_json(sidecar, said | {"facts": asdict(facts), "speeds": asdict(speeds)})
         drop_least_recent(path.parent, CACHE_BYTES)
     except HeadstartError as error:  # a cache that cannot be written costs time, not the run
         log.warning("the graph could not be cached: %s", error)
@@ -265,12 +348,22 @@ def _facts(classifier: Classifier, line: int, size: Size) -> GraphFacts:
     )
 
 
-def _check_agreement(engine: OnnxEngine, part: Part, size: Size) -> None:
-    """Raise `ValueError` where the graph and eager PyTorch differ on three pictures of noise."""
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
-    ours, theirs = engine(pixels), EagerEngine(part)(pixels)
+def _compare(engine: Engine, eager: EagerEngine, pixels: NDArray[np.uint8], tolerance: float) -> Speeds:
+    """Return how fast both are on a few pictures; raise `ValueError` where what they give differs."""
+    ours, theirs = engine(pixels), eager(pixels)
     if ours.shape != theirs.shape:
-        raise ValueError(f"the graph gives {ours.shape}, PyTorch {theirs.shape}")
+        raise ValueError(f"{engine.name} gives {ours.shape}, PyTorch {theirs.shape}")
     difference = float(np.abs(ours - theirs).max()) / (float(np.abs(theirs).max()) + 1e-12)
-    if not difference <= TOLERANCE:
-        raise ValueError(f"the graph and PyTorch differ by {difference:.1e} of the largest activation")
+    if not difference <= tolerance:
+        raise ValueError(f"{engine.name} and PyTorch differ by {difference:.1e} of the largest activation")
+    return Speeds(len(pixels) / _seconds(engine, pixels), len(pixels) / _seconds(eager, pixels))
+
+
+def _seconds(engine: Engine, pixels: NDArray[np.uint8]) -> float:
+    """The better of two runs; the first ever, which allocates, has been."""
+    taken = []
+    for _ in range(2):
+        started = time.perf_counter()
+        engine(pixels)
+        taken.append(time.perf_counter() - started)
+    return max(min(taken), 1e-9)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.errors import ConfigError, HeadstartError, UsageError
+from headstart.errors import UsageError
 from headstart.models.engine import Engine
 from headstart.ordering import Ordering, batch_bounds, share_of
-from headstart.pruning import drop_least_recent, mark_used
-from headstart.storage import cache_dir, content_key, load_arrays, save_arrays
 from headstart.types import Batch, BatchSource, World
 
-Features = tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]
-"""(features, targets, index): float32 activations, targets and row numbers, row by row."""
+Features = tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[np.int64]]
+"""(features, targets, index): float32 or float16 activations, targets and row numbers, row by row."""
+
+
+class HalfRangeError(ValueError):
+    """Activations lie outside of what float16 can hold."""
 
 
 class ActivationSource:
@@ -49,20 +49,26 @@ def materialise(
     engine: Engine,
     on_progress: Callable[[int, int], None] | None = None,
     on_part: Callable[[Features], None] | None = None,
+    *,
+    epoch: int = 0,
+    half: bool = False,
 ) -> Features:
-    """Run epoch 0 of `source` through `engine` and return (features, targets, index).
+    """Run an epoch of `source` through `engine` and return (features, targets, index).
 
-    Rows come in the order of the source. After a batch `on_progress` is called with (done, total), and
-    `on_part` with what there is so far.
+    Rows come in the order of the source; `half` keeps them as float16. After a batch `on_progress` is
+    called with (done, total), and `on_part` with what there is so far. Raises `HalfRangeError` where
+    float16 cannot hold what comes.
     """
     total = source.sample_count
     columns: Features | None = None
     done = 0
-    for batch in ActivationSource(source, engine).epoch(0):
+    for batch in ActivationSource(source, engine).epoch(epoch):
         values, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+        if half:
+            values = in_half(values)
         if columns is None:
             columns = (
-                np.empty((total, *values.shape[1:]), np.float32),
+                np.empty((total, *values.shape[1:]), values.dtype),
                 np.empty((total, *targets.shape[1:]), targets.dtype),
                 np.empty(total, np.int64),
             )
@@ -78,23 +84,33 @@ def materialise(
     return _first(columns, done)
 
 
+def in_half(values: NDArray[np.floating[Any]]) -> NDArray[np.float16]:
+    """Return activations as float16, 11 significant bits; raises `HalfRangeError` beyond its range."""
+    with np.errstate(over="ignore"):
+        halved = values.astype(np.float16)
+    if not np.isfinite(halved).all():
+        raise HalfRangeError(f"an activation of {float(np.abs(values).max()):.3g} is beyond float16")
+    return halved
+
+
 def _first(columns: Features, count: int) -> Features:
     features, targets, index = columns
     return features[:count], targets[:count], index[:count]
 
 
 class TensorSource:
-    """Batches over arrays in memory, in the same order and batches as the picture loader's.
+    """Batches over arrays, in the same order and batches as the picture loader's.
 
-    `features` (rows, …), `targets` (rows,) or (rows, classes), `index` (rows,). `ordering`: which rows an
-    epoch has, and whether it mixes them; `shuffle=True` is short for an ordering that does. The order is
-    a pure function of `seed` and the epoch; over the processes of `world` every row of it comes once. A
-    last batch of one row joins the batch before it.
+    `features` (rows, …) in memory or mapped from a file, float32 or float16 (batches are float32);
+    `targets` (rows,) or (rows, classes), `index` (rows,). `ordering`: which rows an epoch has, and whether
+    it mixes them; `shuffle=True` is short for an ordering that does. The order is a pure function of
+    `seed` and the epoch; over the processes of `world` every row of it comes once. A last batch of one
+    row joins the batch before it.
     """
 
     def __init__(
         self,
-        features: NDArray[np.float32],
+        features: NDArray[np.floating[Any]],
         targets: NDArray[Any],
         index: NDArray[np.int64],
         *,
@@ -143,57 +159,39 @@ class TensorSource:
         order = self._ordering.epoch(self.targets, seed=self._seed, epoch=epoch, world=self._world).positions
         for number in range(start, len(self)):
             rows = order[self._bounds[number] : self._bounds[number + 1]]
-            yield Batch(self.features[rows], self.targets[rows], self.index[rows])
+            inputs = np.asarray(self.features[rows], np.float32)
+            yield Batch(inputs, self.targets[rows], self.index[rows])
 
 
-class FeatureCache:
-    """Features on disk, under a key of all that they depend on; the oldest go when space is short.
+class ViewSource:
+    """Activations of several augmented views of the same pictures: epoch e gives view e modulo `views`.
 
-    `budget_bytes` is what the folder (default: `features` in the cache folder) may hold.
+    `make(view)` returns the source of a view; it is called when the view is first needed, so that a run
+    of fewer epochs computes no more views than it uses.
     """
 
-    def __init__(self, folder: Path | None = None, *, budget_bytes: int = 4 * 2**30) -> None:
-        self.folder = cache_dir() / "features" if folder is None else folder
-        self._budget_bytes = budget_bytes
+    def __init__(self, make: Callable[[int], BatchSource], views: int) -> None:
+        if views < 1:
+            raise UsageError(f"{views} views", "give a number from 1 on")
+        self._make, self._views = make, views
+        self._made: dict[int, BatchSource] = {}
 
-    @staticmethod
-    def key(picture_hashes: Any, prepare_key: str, identity: str) -> str:
-        """Return the key of features: picture contents in order, preparation, and weights and line."""
-        hashes = np.asarray(picture_hashes)
-        digest = hashlib.sha256(f"{hashes.dtype} {hashes.shape};".encode() + hashes.tobytes())
-        return content_key("features", digest.hexdigest(), prepare_key, identity)
+    def view(self, epoch: int) -> BatchSource:
+        """Return the source of the view that an epoch gives."""
+        number = epoch % self._views
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        return self._made[number]
 
-    def load(self, key: str) -> Features | None:
-        """Return the features under `key`, or None where there are none, or not the bytes stored."""
-        path = self._path(key)
-        if not path.is_file():
-            return None
-        try:
-            arrays = load_arrays(path)
-            features = (arrays["features"], arrays["targets"], arrays["index"])
-            if not np.array_equal(_checksum(features), arrays["checksum"]):
-                return None
-        except (ConfigError, HeadstartError, KeyError):
-            return None
-        mark_used(path)
-        return features
+    def __len__(self) -> int:
+        """The number of batches in an epoch."""
+        return len(self.view(0))
 
-    def store(self, key: str, features: Features) -> None:
-        """Keep features under `key`, and drop the least recently used beyond the budget."""
-        values, targets, index = features
-        arrays: dict[str, NDArray[Any]] = {"features": values, "targets": targets, "index": index}
-        if sum(array.nbytes for array in arrays.values()) > self._budget_bytes:
-            return
-        save_arrays(self._path(key), arrays | {"checksum": _checksum(features)})
-        drop_least_recent(self.folder, self._budget_bytes)
+    @property
+    def sample_count(self) -> int:
+        """The number of samples in an epoch."""
+        return self.view(0).sample_count
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
-
-
-def _checksum(features: Features) -> NDArray[np.uint8]:
-    digest = hashlib.sha256()
-    for array in features:
-        digest.update(f"{array.dtype} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    return np.frombuffer(digest.digest(), np.uint8)
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch`, in an order of its own, from batch number `start` on."""
+        return self.view(epoch).epoch(epoch, start=start)

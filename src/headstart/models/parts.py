@@ -27,6 +27,11 @@ class Part(nn.Module):
                 self.register_parameter(name.replace(".", "_"), parameter)
         self.training = classifier.training
 
+    @property
+    def arch(self) -> str:
+        """The name of the classifier's body."""
+        return self._whole[0].arch
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Run the stages: from pixels in 0 … 255 for a lower part, from activations for an upper one."""
         whole = self._whole[0]

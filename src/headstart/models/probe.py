@@ -71,7 +71,13 @@ class Probe:
 
 
 def fit_probe(
-    features: ArrayLike, targets: ArrayLike, class_count: int, *, folds: int = 5, seed: int = 0
+    features: ArrayLike,
+    targets: ArrayLike,
+    class_count: int,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    groups: ArrayLike | None = None,
 ) -> Probe:
     """Fit a logistic regression to features (rows, features) and class numbers (rows,).
 
@@ -79,36 +85,35 @@ def fit_probe(
     dimensions are flattened. The penalty with the least cross-validated log loss is taken; classes of
     a single row are never held out. A class without a row gets zero weights and a bias that makes it
     less likely than one row of the others would; a tag that every row has, or none, gets zero weights
-    and the chance by the rule of succession. Raises `UsageError` for arrays that do not match, targets
-    outside 0 … class_count - 1 (tags: other than 0 and 1), and features that are not finite.
+    and the chance by the rule of succession. `groups` (rows,): rows of one group, such as several views
+    of a picture, are held out together, since one would tell of the other. Raises `UsageError` for arrays
+    that do not match, targets outside 0 … class_count - 1 (tags: other than 0 and 1), and features that
+    are not finite.
     """
     rows, labels = np.asarray(features, np.float32), np.asarray(targets)
     _check(rows, labels, class_count)
     rows = rows.reshape(len(rows), -1)
+    deal = _Deal(folds, seed, _groups(groups, len(rows)))
     with threadpool_limits(1 if rows.size * class_count <= ONE_THREAD_SIZE else None):
-        return _fit(rows, labels, class_count, folds=folds, seed=seed)
+        return _fit(rows, labels, class_count, deal)
 
 
-def _fit(rows: Floats, labels: NDArray[Any], class_count: int, *, folds: int, seed: int) -> Probe:
+def _fit(rows: Floats, labels: NDArray[Any], class_count: int, deal: _Deal) -> Probe:
     mean = rows.mean(0, dtype=np.float64)
     spread = rows.std(0, dtype=np.float64)
     # A feature that never changes has nothing to say.
     scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-6 * (1e-6 + np.abs(mean)))
     standard = ((rows - mean) * scale).astype(np.float32)
     if labels.ndim == 2:
-        weight, bias, penalty, loss, each = _fit_tags(standard, labels, folds=folds, seed=seed)
+        weight, bias, penalty, loss, each = _fit_tags(standard, labels, deal)
     else:
-        weight, bias, penalty, loss, each = _fit_classes(
-            standard, labels, class_count, folds=folds, seed=seed
-        )
+        weight, bias, penalty, loss, each = _fit_classes(standard, labels, class_count, deal)
     weight *= scale
     bias = bias - weight @ mean
     return Probe(weight.astype(np.float32), bias.astype(np.float32), penalty, loss, each)
 
 
-def _fit_classes(
-    standard: Floats, labels: NDArray[Any], class_count: int, *, folds: int, seed: int
-) -> _Fitted:
+def _fit_classes(standard: Floats, labels: NDArray[Any], class_count: int, deal: _Deal) -> _Fitted:
     present, codes = np.unique(labels, return_inverse=True)
     count = len(standard)
     weight, bias = np.zeros((class_count, standard.shape[1])), np.full(class_count, -np.log(count + 1.0))
@@ -118,7 +123,7 @@ def _fit_classes(
         return weight, bias, penalty, float("nan"), None
     space = _RowSpace(standard)
     one_hot = np.eye(len(present), dtype=np.float32)[codes]
-    penalty, loss, start = _choose_penalty(space, one_hot, codes, folds=folds, seed=seed)
+    penalty, loss, start = _choose_penalty(space, one_hot, codes, deal)
     everything = np.ones((count, 1), np.float32)
     fitted = space.descend(one_hot[:, None], everything, penalty, start, tolerance=FINAL_TOLERANCE)[:, 0]
     offset = fitted[-1]
@@ -128,7 +133,7 @@ def _fit_classes(
     return weight, bias, penalty, loss, None
 
 
-def _fit_tags(standard: Floats, labels: NDArray[Any], *, folds: int, seed: int) -> _Fitted:
+def _fit_tags(standard: Floats, labels: NDArray[Any], deal: _Deal) -> _Fitted:
     count, tags = labels.shape
     positive = labels.sum(0, dtype=np.float64)
     weight, bias = np.zeros((tags, standard.shape[1])), np.log((positive + 1) / (count - positive + 1))
@@ -139,7 +144,7 @@ def _fit_tags(standard: Floats, labels: NDArray[Any], *, folds: int, seed: int) 
         return weight, bias, float(penalties[0]), float("nan"), penalties
     space = _RowSpace(standard)
     wanted = labels[:, varying].astype(np.float32)
-    chosen, loss, start = _choose_penalties(space, wanted, folds=folds, seed=seed)
+    chosen, loss, start = _choose_penalties(space, wanted, deal)
     penalties[varying] = chosen
     for penalty in np.unique(chosen):
         same = chosen == penalty
@@ -243,13 +248,13 @@ def _chances(logits: Floats) -> Floats:
 
 
 def _choose_penalty(
-    space: _RowSpace, one_hot: Floats, codes: NDArray[np.intp], *, folds: int, seed: int
+    space: _RowSpace, one_hot: Floats, codes: NDArray[np.intp], deal: _Deal
 ) -> tuple[float, float, Floats]:
     """Return the penalty with the least cross-validated log loss, that loss, and weights to start from."""
     count, classes = one_hot.shape
     rank = space.scores.shape[1]
     strength = space.total / count or 1.0
-    fold = _stratified_folds(codes, folds, seed)
+    fold = deal.folds_of(codes)
     if (fold < 0).all():
         return strength / DEFAULT_VARIANCE, float("nan"), np.zeros((rank, 1, classes), np.float32)
     tried = min(int(fold.max()) + 1, max(1, round(SWEEP_SIZE / (count * rank * classes))))
@@ -271,7 +276,7 @@ def _choose_penalty(
 
 
 def _choose_penalties(
-    space: _RowSpace, wanted: Floats, *, folds: int, seed: int
+    space: _RowSpace, wanted: Floats, deal: _Deal
 ) -> tuple[NDArray[np.float64], float, Floats]:
     """Return the best penalty of each tag, the mean held-out loss at them, and weights to start from.
 
@@ -283,8 +288,9 @@ def _choose_penalties(
     rank = space.scores.shape[1]
     strength = space.total / count or 1.0
     # Each tag has folds of its own: its rows are spread evenly whatever the other tags do.
-    fold = np.stack([_stratified_folds(tag, folds, seed) for tag in wanted.T], axis=1)
-    rarer = np.minimum(wanted.sum(0), count - wanted.sum(0))
+    fold = np.stack([deal.folds_of(tag) for tag in wanted.T], axis=1)
+    units = wanted if deal.first is None else wanted[deal.first]
+    rarer = np.minimum(units.sum(0), len(units) - units.sum(0))
     judged = (rarer > 1) & (fold >= 0).any(0)
     penalties = np.full(tags, strength / DEFAULT_VARIANCE)
     tried = min(int(fold.max()) + 1, max(1, round(SWEEP_SIZE / (count * rank * tags))))
@@ -331,6 +337,37 @@ def _held_out_loss(scores: Floats, weights: Floats, codes: NDArray[np.intp], fol
         chances = _chances(scores[rows] @ weights[:, number])[np.arange(len(rows)), codes[rows]]
         losses.append(-np.log(np.maximum(chances, 1e-12)))
     return float(np.concatenate(losses).mean())
+
+
+def _groups(groups: ArrayLike | None, count: int) -> NDArray[np.intp] | None:
+    """Number the groups from 0 on; None where each row stands alone."""
+    if groups is None:
+        return None
+    names = np.asarray(groups)
+    if names.shape != (count,):
+        raise UsageError(f"{count} features and groups {names.shape} do not match")
+    return np.unique(names, return_inverse=True)[1].astype(np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class _Deal:
+    """How rows are dealt to folds: how many, by which seed, and which rows stay together."""
+
+    folds: int
+    seed: int
+    groups: NDArray[np.intp] | None = None
+
+    @property
+    def first(self) -> NDArray[np.intp] | None:
+        """The first row of each group, or None where each row stands alone."""
+        return None if self.groups is None else np.unique(self.groups, return_index=True)[1]
+
+    def folds_of(self, codes: NDArray[Any]) -> NDArray[np.intp]:
+        """Return the fold of each row; a group goes where its first row goes."""
+        first = self.first
+        if first is None or self.groups is None:
+            return _stratified_folds(codes, self.folds, self.seed)
+        return np.asarray(_stratified_folds(codes[first], self.folds, self.seed)[self.groups])
 
 
 def _stratified_folds(codes: NDArray[Any], folds: int, seed: int) -> NDArray[np.intp]:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from headstart.evaluation import Predictions, every_tag, interval, metric, scores
 from headstart.inference import predictions_of
-from headstart.models import OnnxEngine, TensorSource, cached_engine, fit_probe, weights_identity
+from headstart.models import (
+    EagerEngine,
+    OnnxEngine,
+    TensorSource,
+    cached_engine,
+    fit_probe,
+    knn_logits,
+    weights_identity,
+)
 from headstart.recipe.result import StepResult
 from headstart.types import Task
 
@@ -28,6 +36,8 @@ if TYPE_CHECKING:
 FEWEST = 60
 FEWEST_OF_A_CLASS = 10
 APART = 4
+# The nearest neighbours are left out where comparing all pictures would take longer than seconds.
+MOST_COMPARED = 2e11
 
 
 def part_sizes(count: int, class_count: int) -> list[int]:
@@ -88,7 +98,7 @@ def look_first(steps: EightSteps) -> FirstLook:
             reason="A logistic regression on the frozen features: every later step must beat it.",
             kept=True,
             outcome=f"{steps.figures(metrics)}{_for_nothing(steps, valid)}; penalty {probe.penalty:.3g} by "
-            f"cross-validation{growing.worth_of_twice(valid)}",
+            f"cross-validation{_neighbours(steps, train, sources['valid'])}{growing.worth_of_twice(valid)}",
             seconds=time.monotonic() - started,
             metrics=metrics,
         )
@@ -106,6 +116,16 @@ def _for_nothing(steps: EightSteps, valid: Predictions) -> str:
     if valid.task is not Task.MULTI_LABEL:
         return ""
     return f" (every tag always: {metric(steps.metric)(every_tag(valid)):.1%})"
+
+
+def _neighbours(steps: EightSteps, train: TensorSource, valid: TensorSource) -> str:
+    """Say how well the nearest neighbours do, which need no fit: near the probe, classes lie well apart."""
+    if len(train.features) * len(valid.features) * train.features[0].size > MOST_COMPARED:
+        return ""
+    logits = knn_logits(train.features, train.targets, len(steps.data.classes), valid.features)
+    predicted = predictions_of(steps.data.samples, valid.index, logits)
+    name = steps.metric.replace("_", " ")
+    return f"; its nearest neighbours alone: {name} {steps.measure(predicted)[steps.metric].value:.1%}"
 
 
 def _skill(predictions: Predictions) -> float:
@@ -126,7 +146,10 @@ def engine_of(steps: EightSteps, identity: str) -> Engine:
         return engine
     steps.narrator.say("  preparing the frozen body (once for these weights and this size) …")
     steps.data = steps.learner.data
-    return steps.learner.engine()
+    made = steps.learner.engine()
+    if isinstance(made, EagerEngine) and made.reason:
+        steps.narrator.say(f"  the frozen body runs in eager PyTorch: {made.reason}")
+    return made
 
 
 class _Growing:
@@ -150,7 +173,7 @@ class _Growing:
             self._half = (size, valid)
 
     def fit(
-        self, features: NDArray[np.float32], targets: NDArray[Any], rows: NDArray[np.int64]
+        self, features: NDArray[np.floating[Any]], targets: NDArray[Any], rows: NDArray[np.int64]
     ) -> tuple[Probe, Predictions]:
         """Fit a probe, write down how well it does, and return it with its validation predictions."""
         steps, samples = self._steps, self._steps.data.samples

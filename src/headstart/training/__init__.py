@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headstart.training.advice import RateWarning as RateWarning
     from headstart.training.averages import EMA as EMA
     from headstart.training.averages import SWA as SWA
+    from headstart.training.batchnorm import RecalibrateBatchNorm as RecalibrateBatchNorm
     from headstart.training.batchnorm import recalibrate_batch_norm as recalibrate_batch_norm
     from headstart.training.callbacks import Callback as Callback
     from headstart.training.callbacks import EarlyStop as EarlyStop
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from headstart.training.notebook import NotebookTable as NotebookTable
     from headstart.training.notebook import progress_for as progress_for
     from headstart.training.optim import group_rates as group_rates
+    from headstart.training.optim import layer_decay as layer_decay
     from headstart.training.optim import make_optimizer as make_optimizer
     from headstart.training.optim import move_line as move_line
     from headstart.training.plan import Phase as Phase
@@ -77,12 +79,13 @@ if TYPE_CHECKING:
     from headstart.training.trials import Trial as Trial
     from headstart.training.trials import TrialsResult as TrialsResult
     from headstart.training.trials import try_rates as try_rates
+    from headstart.training.unfreezing import gradual_unfreezing as gradual_unfreezing
 
 _HOMES = {
     "adjusting": ("ReduceOnPlateau", "Scheduled"),
     "advice": ("RateWarning",),
     "averages": ("EMA", "SWA"),
-    "batchnorm": ("recalibrate_batch_norm",),
+    "batchnorm": ("RecalibrateBatchNorm", "recalibrate_batch_norm"),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
     "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
     "curves": ("SCHEDULES",),
@@ -112,7 +115,7 @@ _HOMES = {
         "tag_weights",
     ),
     "notebook": ("NotebookTable", "progress_for"),
-    "optim": ("group_rates", "make_optimizer", "move_line"),
+    "optim": ("group_rates", "layer_decay", "make_optimizer", "move_line"),
     "plan": ("Phase", "Plan", "Settings"),
     "precision": ("autocast_for", "resolve_precision"),
     "progress": ("ProgressTable",),
@@ -135,6 +138,7 @@ _HOMES = {
         "one_cycle_1x",
     ),
     "trials": ("Trial", "TrialsResult", "try_rates"),
+    "unfreezing": ("gradual_unfreezing",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -51,6 +51,20 @@ def _slice_rates(rate: slice, count: int, ratio: float) -> list[float]:
     return [low * (high / low) ** (number / (count - 1)) for number in range(count - 1)] + [high]
 
 
+def layer_decay(rate: float, group_count: int, decay: float = 0.75) -> tuple[float, ...]:
+    """Return a rate for each group: `rate` for the head, and `decay` times less for each group below.
+
+    Meant for one group a stage (`Classifier.set_groups("stage")`): 0.65 … 0.75 for small transformers,
+    0.8 … 0.9 for convolutional networks. Source: ELECTRA (Clark et al. 2020, arXiv 2003.10555), for
+    pictures BEiT (Bao et al. 2021, arXiv 2106.08254). Raises `UsageError` unless `decay` is in 0 … 1
+    (not 0), and for a rate that is none.
+    """
+    if not 0 < decay <= 1:
+        raise UsageError(f"a layer decay of {decay}", "give a number above 0, up to 1, such as 0.75")
+    high = _as_rate(rate)
+    return tuple(high * decay ** (group_count - 1 - number) for number in range(group_count))
+
+
 def _as_rate(number: Any) -> float:
     try:
         value = float(number)

@@ -27,7 +27,14 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 MIXINGS = ("none", "mixup", "cutmix")
 LOSSES = ("auto", "cross_entropy", "binary_cross_entropy", "focal", "class_balanced", "logit_adjusted")
 SNAPSHOTS = ("none", "soup", "ensemble")
-CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "loss": LOSSES, "snapshots": SNAPSHOTS}
+BATCH_NORMS = ("eval", "train", "recalibrate")
+CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "precision": PRECISIONS,
+    "batch_norm": BATCH_NORMS,
+    "loss": LOSSES,
+    "snapshots": SNAPSHOTS,
+}
 MAX_DECAY = 10.0
 MAX_MOMENTUM = 0.9999
 SIZE_STEP = 32
@@ -42,7 +49,8 @@ class Phase:
     `learning_rate`: the peak rate, or None for what the learning-rate finder gives when the phase
     begins. `frozen_to`: the groups below this one are frozen (-1: all but the last, 0: none).
     `image_size`: (height, width), or None for that of the data; `batch_size` likewise.
-    `precompute`: train on activations of the frozen part, computed once, without augmentation.
+    `precompute`: train on activations of the frozen part, computed once, without augmentation, or with
+    `views` augmented draws of each picture, an epoch for each in turn.
     `stop_early`: end when a whole cycle brought no better validation loss. `reduce_on_plateau`: after
     so many epochs without a better validation loss the rates fall to a tenth. `mixing`: `none`, `mixup` or
     `cutmix`, with `mixing_alpha`, or None for those of the settings. `step`: the number in
@@ -65,6 +73,7 @@ class Phase:
     image_size: Size | None = None
     augment: bool = True
     precompute: bool = False
+    views: int = 0
     batch_size: int | None = None
     stop_early: bool = False
     mixing: str | None = None
@@ -92,7 +101,11 @@ class Phase:
         if self.precompute and self.augment:
             raise ConfigError(
                 f"phase {self.name!r}: precomputed activations cannot be augmented",
-                "set augment: false, or precompute: false",
+                "set augment: false, or precompute: false; or augment before, with views: 4",
+            )
+        if self.views < 0 or (self.views and not self.precompute):
+            raise ConfigError(
+                f"phase {self.name!r}: views is {self.views}", "give 1 or more, with precompute: true"
             )
         check_rate(self.learning_rate, f"phase {self.name!r}")
         if self.mixing is not None:
@@ -178,7 +191,8 @@ class Settings:
     `weight_decay` is decoupled and spares parameters with one dimension. `gradient_clip`: the
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
     the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
-    `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
+    `batch_norm`: what that of a pretrained body does where it trains: `eval` keeps the statistics of
+    pretraining, `train` collects its own, `recalibrate` also computes them anew before each validation.
     `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
     activations; `mixing_alpha`: None for the method's own default. `loss`: `auto` for that of the task, or
     one of `LOSSES` (see `training.loss_for`). `balance`: `none`, `sampler` or `loss`, None for that of the
@@ -194,7 +208,7 @@ class Settings:
     gradient_clip: float | None = None
     rate_ratio: float = 10.0
     precision: str = "auto"
-    fixed_batch_norm: bool = True
+    batch_norm: str = "eval"
     mixing: str = "none"
     mixing_alpha: float | None = None
     loss: str = "auto"
@@ -363,6 +377,8 @@ def _table_row(phase: Phase) -> tuple[str, ...]:
     if phase.image_size_schedule is not None:
         size = f"{phase.image_size_schedule.name} to {size}"
     source = "activations" if phase.precompute else "augmented" if phase.augment else "plain"
+    if phase.views:
+        source += f", {phase.views} views"
     if phase.mixing not in (None, "none"):
         source += f", {phase.mixing}"
     return (

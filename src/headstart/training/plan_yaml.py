@@ -113,8 +113,6 @@ def _settings_from_plain(content: Any) -> Settings:
             given[name] = None
         elif name in ("mixing", "balance", *CHOICES):
             given[name] = values.text(value, f"settings: {name}")
-        elif name == "fixed_batch_norm":
-            given[name] = values.flag(value, f"settings: {name}")
         elif name in ("gradient_clip", "mixing_alpha") and value is None:
             given[name] = None
         elif name == "seed":
@@ -133,7 +131,7 @@ def _phase_from_plain(content: Any, where: str) -> Phase:
             continue
         if name in ("name", "reason", "mixing"):
             given[name] = values.text(value, place)
-        elif name in ("epochs", "frozen_to", "batch_size", "reduce_on_plateau", "step"):
+        elif name in ("epochs", "frozen_to", "batch_size", "reduce_on_plateau", "views", "step"):
             given[name] = values.whole(value, place)
         elif name in ("augment", "precompute", "stop_early"):
             given[name] = values.flag(value, place)

@@ -298,3 +298,86 @@ def test_a_known_engine_runs_without_torch(private_cache: Path, tmp_path: Path) 
     )
     environment = os.environ | {"HEADSTART_CACHE": str(private_cache)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+# ---- which engine ----------------------------------------------------------------------------
+
+
+def test_the_faster_engine_is_taken_and_remembered(
+    classifier: Classifier, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.models import engine
+
+    slower = engine.Speeds(onnxruntime=10, eager=30)
+    monkeypatch.setattr(engine, "_compare", lambda *arguments: slower)
+    made = frozen_engine(classifier, size=SIZE, identity="one")
+    assert isinstance(made, EagerEngine)
+    assert "30 pictures a second here, and ONNX Runtime does 10" in made.reason
+    monkeypatch.undo()
+    monkeypatch.setenv("HEADSTART_CACHE", str(private_cache))
+    assert isinstance(frozen_engine(classifier, size=SIZE, identity="one"), EagerEngine), (
+        "it is not timed again"
+    )
+    assert cached_engine("one", SIZE) is None
+    asked = frozen_engine(classifier, size=SIZE, identity="one", prefer="onnxruntime")
+    assert isinstance(asked, OnnxEngine)
+    assert asked.speeds == slower
+
+
+def test_nearly_the_same_speed_leaves_it_to_the_graph_that_needs_no_torch() -> None:
+    from headstart.models.engine import Speeds
+
+    assert not Speeds(10, 10.5).reason
+    assert not Speeds(40, 10).reason
+    assert Speeds(10, 12).reason
+
+
+def test_speeds_are_measured_on_the_pictures_that_are_given(
+    classifier: Classifier, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.models import engine
+
+    seen: list[NDArray[np.uint8]] = []
+    true = engine._compare
+
+    def compare(ours, eager, pictures, tolerance):
+        seen.append(pictures)
+        return true(ours, eager, pictures, tolerance)
+
+    monkeypatch.setattr(engine, "_compare", compare)
+    made = frozen_engine(classifier, size=SIZE, pictures=pixels, prefer="onnxruntime")
+    np.testing.assert_array_equal(seen[0], pixels[: engine.CHECKED])
+    assert isinstance(made, OnnxEngine)
+    assert made.speeds is not None
+    assert min(made.speeds.onnxruntime, made.speeds.eager) > 0
+
+
+def test_a_compiled_part_agrees_with_eager_and_fills_up_its_last_batch(
+    classifier: Classifier, pixels: NDArray[np.uint8]
+) -> None:
+    from headstart.models.compiled import CompiledEngine
+
+    eager = EagerEngine(classifier.lower())(pixels)
+    compiled = CompiledEngine(classifier.lower(), backend="eager")
+    np.testing.assert_allclose(compiled(pixels[:3]), eager[:3], rtol=1e-4, atol=1e-5)
+    assert compiled(pixels).shape == eager.shape, "three batches of three, the last filled up"
+    np.testing.assert_allclose(compiled(pixels), eager, rtol=1e-4, atol=1e-5)
+    half = CompiledEngine(classifier.lower(), backend="eager", bfloat16=True)(pixels)
+    assert half.dtype == np.float32
+    assert 1e-5 < relative(half, eager) < 5e-2, "bfloat16 rounds"
+
+
+def test_a_part_that_cannot_be_compiled_runs_in_eager_and_says_why(
+    classifier: Classifier, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.models import compiled, engine
+
+    def refuse(*arguments: object, **options: object) -> object:
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr(compiled.torch, "compile", refuse)
+    with pytest.raises(UsageError, match="cannot be compiled: no compiler here"):
+        frozen_engine(classifier, size=SIZE, prefer="compiled")
+    made = engine._compiled(classifier.lower(), pixels, must=False)
+    assert isinstance(made, EagerEngine)
+    assert made.reason == "no compiler here"

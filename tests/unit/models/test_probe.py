@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headstart.errors import UsageError
 from headstart.models import Probe, fit_probe
-from headstart.models.probe import _RowSpace, _stratified_folds
+from headstart.models.probe import _Deal, _groups, _RowSpace, _stratified_folds
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -219,3 +219,36 @@ def test_on_real_features_the_probe_is_as_good_as_known(flower_features: Arrays)
     # By hand 88.8 % on another split of the same size; 160 pictures carry 5 points either way.
     assert accuracy > 0.85
     assert 0.2 < probe.cross_validated_log_loss < 0.35
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    views=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)
+def test_views_of_a_picture_are_held_out_together(counts: list[int], views: int, seed: int) -> None:
+    codes = np.repeat(np.arange(len(counts)), counts)
+    pictures = np.random.default_rng(seed).permutation(len(codes)) + 100
+    deal = _Deal(5, seed, _groups(np.tile(pictures, views), len(codes) * views))
+    folds = deal.folds_of(np.tile(codes, views)).reshape(views, -1)
+    assert (folds == folds[0]).all()
+    for code, count in enumerate(counts):
+        held = np.bincount(folds[0][(codes == code) & (folds[0] >= 0)], minlength=5)
+        assert held.sum() == (count if count > 1 else 0)
+        assert held.max() - held.min() <= 1
+
+
+def test_copies_that_tell_of_each_other_would_flatter_the_held_out_loss() -> None:
+    features = np.random.default_rng(0).normal(size=(60, 300)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 2, 60)
+    twice, both = np.r_[features, features + 1e-3], np.r_[labels, labels]
+    honest = fit_probe(twice, both, 2, groups=np.tile(np.arange(60), 2))
+    flattered = fit_probe(twice, both, 2)
+    assert honest.cross_validated_log_loss > 0.6, "noise cannot be known"
+    assert flattered.cross_validated_log_loss < 0.5
+    assert honest.penalty > 10 * flattered.penalty
+    with pytest.raises(UsageError, match="groups"):
+        fit_probe(features, labels, 2, groups=np.arange(59))
+    tags = fit_probe(twice, np.stack([both, 1 - both], 1), 2, groups=np.tile(np.arange(60), 2))
+    assert tags.cross_validated_log_loss > 0.6

@@ -75,6 +75,7 @@ def test_the_probe_is_told_as_it_grows_and_ends_where_it_would_have_ended(
         line for line in listening.said if f"from {half} pictures: accuracy {rows[0]['accuracy']:.1%}" in line
     ]
     assert "against" in steps.steps[0].outcome
+    assert "its nearest neighbours alone: accuracy" in steps.steps[0].outcome
 
     # In order of the rows again, and the fit is that of an undivided pass.
     train = found.sources["train"]

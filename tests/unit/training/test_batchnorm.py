@@ -10,8 +10,16 @@ from torch import nn
 
 from headstart.errors import UsageError
 from headstart.models import TensorSource, create_classifier
-from headstart.training import recalibrate_batch_norm
-from headstart.types import Batch
+from headstart.training import (
+    RecalibrateBatchNorm,
+    Run,
+    constant,
+    fit,
+    loss_for,
+    make_optimizer,
+    recalibrate_batch_norm,
+)
+from headstart.types import Batch, Task
 
 
 class Pictures:
@@ -99,6 +107,8 @@ def test_what_lies_below_the_line_stays_constant() -> None:
     recalibrate_batch_norm(upper.upper(), source)
     for name, buffer in statistics(model).items():
         torch.testing.assert_close(statistics(upper)[name], buffer, msg=name)
+    model.frozen_batch_norm = "train"
+    assert recalibrate_batch_norm(model, pictures) > len(changed) / 2, "where it trains, it is no constant"
 
 
 def test_a_single_sample_is_left_out_and_nothing_else_is_refused() -> None:
@@ -145,3 +155,26 @@ def test_progress_counts_samples() -> None:
     model = create_classifier("test_resnet", 3, from_scratch=True, image_size=32)
     recalibrate_batch_norm(model, Pictures([4, 1, 3]), on_progress=lambda *done: said.append(done))
     assert said == [(4, 8), (5, 8), (8, 8)]
+
+
+def test_the_callback_gives_validation_the_statistics_of_the_weights_of_the_moment() -> None:
+    rows = np.random.default_rng(0).normal(3, 2, size=(12, 4)).astype(np.float32)
+    source = TensorSource(rows, np.arange(12) % 2, np.arange(12), batch_size=6)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    run = Run(model, make_optimizer([list(model.parameters())], [0.1]), precision="float32")
+    means: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def validate() -> dict[str, float]:
+        with torch.no_grad():
+            means.append((model[1].running_mean.clone(), model[0](torch.from_numpy(rows)).mean(0)))
+        return {"valid_loss": 1.0}
+
+    options = {"rates": [0.1], "schedule": constant(), "epochs": 2, "loss": loss_for(Task.SINGLE_LABEL)}
+    fit(run, source, **options, validate=validate, callbacks=[RecalibrateBatchNorm(model, source)])
+    for running, exact in means:
+        torch.testing.assert_close(running, exact)
+    assert not torch.equal(means[0][0], means[1][0])
+    means.clear()
+    fit(run, source, **options, validate=validate)
+    assert not torch.allclose(*means[0], atol=1e-3), "running statistics lag behind"

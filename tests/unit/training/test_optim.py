@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from headstart.errors import UsageError
-from headstart.training import group_rates, make_optimizer, move_line
+from headstart.training import group_rates, layer_decay, make_optimizer, move_line
 
 RATE = st.floats(1e-8, 10)
 COUNT = st.integers(1, 40)
@@ -153,3 +153,18 @@ def test_moving_the_line_up_forgets_what_no_longer_trains(net) -> None:
     move_line(optimizer, [[], [], groups_of(net)[2]], [1e-3] * 3)
     assert set(optimizer.state) == {net[3].weight, net[3].bias}
     optimizer.state_dict()
+
+
+@given(RATE, COUNT, st.floats(0.1, 1))
+def test_layer_decay_is_geometric_and_ends_at_the_rate(rate: float, count: int, decay: float) -> None:
+    rates = layer_decay(rate, count, decay)
+    assert len(rates) == count
+    assert rates[-1] == rate
+    for lower, higher in itertools.pairwise(rates):
+        assert lower == pytest.approx(decay * higher)
+
+
+@pytest.mark.parametrize("decay", [0, -0.5, 1.1, math.nan])
+def test_a_layer_decay_outside_its_range_is_refused(decay: float) -> None:
+    with pytest.raises(UsageError, match="layer decay"):
+        layer_decay(1e-3, 3, decay)
