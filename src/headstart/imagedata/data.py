@@ -107,7 +107,8 @@ class ImageData:
         the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what
         becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
         all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
-        class is rarer than the largest; `cache` says where decoded pixels are kept (`PixelCache`'s `mode`).
+        class is rarer than the largest, or the epoch is four times as long; `cache` says where decoded
+        pixels are kept (`PixelCache`'s `mode`).
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
