@@ -38,7 +38,7 @@ ORDERING = Ordering(shuffle=True, balance="sampler")
 def sources(cache: PixelCache, prepare: TrainPrepare, world: World, threads: int = 0) -> tuple:
     options = {"batch_size": 4, "ordering": ORDERING, "seed": 3, "world": world}
     samples = cache.samples
-    pixels = upload(cache, ROWS, "cpu", threads=threads)
+    pixels, _ = upload(cache, ROWS, "cpu", threads=threads)
     resident = ResidentSource(pixels, samples.labels[ROWS], ROWS, samples.ids[ROWS], prepare, **options)
     return Loader(cache, ROWS, prepare, threads=threads, **options), resident
 
@@ -103,7 +103,7 @@ def test_only_a_cuda_device_is_asked_for_its_memory_and_a_change_of_one_s_own_is
 
 
 def test_what_does_not_match_is_refused(cache: PixelCache) -> None:
-    pixels = upload(cache, ROWS, "cpu", threads=0)
+    pixels, _ = upload(cache, ROWS, "cpu", threads=0)
     prepare, ids = TrainPrepare(side_on(), (32, 32)), cache.samples.ids[ROWS]
     with pytest.raises(UsageError, match="match"):
         ResidentSource(pixels, np.zeros(3), ROWS, ids, prepare, batch_size=4)

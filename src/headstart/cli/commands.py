@@ -58,6 +58,13 @@ Balanced = Annotated[
 Cached = Annotated[
     str, typer.Option("--cache", help="Where decoded pictures are kept: auto, memory, disk or none.")
 ]
+OnLoss = Annotated[
+    str,
+    typer.Option(
+        "--on-error",
+        help="A picture that goes or changes while it is used: stop, or skip to leave it out and count it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
@@ -138,6 +145,7 @@ def _data(
     max_bad: int | None = None,
     resize: str = "auto",
     quarantine: Path | None = None,
+    on_error: str = "stop",
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
@@ -158,6 +166,7 @@ def _data(
             max_bad=max_bad,
             resize=resize,
             quarantine=quarantine,
+            on_error=on_error,  # type: ignore[arg-type]
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -198,6 +207,7 @@ def train(
     threads: Threads = None,
     balance: Balanced = "none",
     cache: Cached = "auto",
+    on_error: OnLoss = "stop",
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
@@ -247,6 +257,7 @@ def train(
         max_bad=max_bad,
         resize=resize,
         quarantine=quarantine,
+        on_error=on_error,
     )
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:

@@ -24,6 +24,8 @@ def report_lines(data: ImageData) -> list[str]:
         lines += [f"  {data.audit.messages[row]}" for row in data.audit.bad_rows[:5].tolist()]
     if data.duplicates is not None:
         lines += _copies(data, data.duplicates)
+    if data.lost is not None:
+        lines += data.lost.lines()
     if data.policy_reason:
         lines.append(f"resize: {data.policy_reason}")
     return lines
@@ -77,7 +79,7 @@ def show_batch(data: ImageData, count: int = 9, *, augment: bool = True, epoch: 
     from headstart.evaluation import show_pictures
 
     source = data.with_options(batch_size=count).source("train", augment=augment, shuffle=True)
-    batch = next(iter(source.epoch(epoch)))
+    batch = next(batch for batch in source.epoch(epoch) if len(batch))
     names = data.samples.label_names()
     titles = [names[row] for row in batch.index.tolist()]
     return show_pictures(list(np.asarray(batch.inputs)), titles)

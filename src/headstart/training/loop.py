@@ -200,6 +200,9 @@ class _Fit:
                     batch = next(batches, None)
                 if batch is None:
                     raise DataError(f"the source ended after {span.batches_done} of {span.batches} batches")
+                if not len(batch):
+                    span.batches_done += 1
+                    continue
                 self.train_step(batch)
                 if run.stop_reason:
                     break
