@@ -169,7 +169,7 @@ def _endless(source: BatchSource, epoch: int) -> Iterator[Batch]:
                 empty = False
                 yield batch
         if empty:
-            raise DataError("there is nothing to train on: every batch of an epoch is empty")
+            raise DataError("there is nothing to train on: every batch of the epoch was empty")
         epoch += 1
 
 

@@ -210,6 +210,8 @@ class _Fit:
             if isinstance(batches, Generator):
                 batches.close()
         span.record(self.guard.flush())
+        if span.batches_done == span.batches and not span.sizes:
+            raise DataError("there is nothing to train on: every batch of the epoch was empty")
         return span.batches_done == span.batches
 
     def train_step(self, batch: Batch) -> None:
