@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import typer
 
@@ -29,7 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # when it is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(given))
+    with _with_streams():
+        code = run(given)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _with_streams() -> Iterator[None]:
+    """Let output go nowhere where a shell has closed stdout or stderr: Python has None there then."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:
+        if sys.stdout is None:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if sys.stderr is None:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def run(arguments: list[str]) -> int:
