@@ -94,8 +94,14 @@ def test_a_poor_shell_is_enough_to_train(pictures: Path, tmp_path: Path, shell: 
     assert as_named(shell) in (tmp_path / "run" / "report.html").read_text("utf-8")
 
 
-def test_too_little_memory_to_train_is_one_line_that_says_so(pictures: Path, tmp_path: Path) -> None:
-    done = run(f"train '{pictures}' {TRAIN} --out run", tmp_path, before="ulimit -v 1000000")
-    assert done.returncode in (70, 75), (done.returncode, done.stderr)
+@pytest.mark.parametrize("kilobytes", [500_000, 3_000_000])
+def test_too_little_memory_to_train_is_one_line_that_says_so(
+    pictures: Path, tmp_path: Path, kilobytes: int
+) -> None:
+    done = run(f"train '{pictures}' {TRAIN} --out run", tmp_path, before=f"ulimit -v {kilobytes}")
+    if not done.returncode:
+        pytest.skip(f"{kilobytes:,} kB are enough for the libraries that are installed here")
+    assert done.returncode in (74, 75), (done.returncode, done.stderr)
+    assert "ulimit -v" in done.stderr
     assert "Traceback" not in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error[")]) == 1

@@ -21,6 +21,10 @@ EXIT_INTERRUPTED = 130
 EXIT_IO = 74
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
+EXIT_NO_MEMORY = 75
+
+# What the loader of libraries, the system and torch say where memory is short; MemoryError is a type.
+_NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,6 +78,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
+        if error.errno == errno.ENOMEM:
+            return _no_memory(error, as_json)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some disk space" if full else "run again with --debug to see where"
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -85,10 +91,18 @@ def run(arguments: list[str]) -> int:
             return _fail("USAGE", str(error), hint, EXIT_USAGE, as_json)
         if debug:
             raise
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            return _no_memory(error, as_json)
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return _fail(
             "INTERNAL", what, "this is a fault of headstart: run again with --debug", EXIT_INTERNAL, as_json
         )
+
+
+def _no_memory(error: Exception, as_json: bool) -> int:
+    what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    hint = "allow more memory (ulimit -v), or ask for less: --batch-size 8, --threads 1, --cache none"
+    return _fail("NO_MEMORY", f"there is too little memory: {what}", hint, EXIT_NO_MEMORY, as_json)
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
