@@ -6,7 +6,7 @@ that they cannot disagree about what a model says of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,11 +95,14 @@ def predict(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Run `forward` over one epoch of `source`.
 
-    Returns the logits (rows, classes) and the row numbers (rows,) in the order of `source`.
+    Returns the logits (rows, classes) and the row numbers (rows,) in the order of `source`, without the
+    rows that it left out.
     """
     logits, index = [], []
     done = 0
     for batch in source.epoch(0):
+        if not len(batch):
+            continue
         logits.append(forward(batch))
         index.append(np.asarray(batch.index))
         done += len(batch)
@@ -110,8 +113,30 @@ def predict(
     return np.concatenate(logits), np.concatenate(index)
 
 
-def predictions_of(samples: Samples, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> Predictions:
-    """Join logits with the rows of `samples` that they were computed from."""
+def predictions_of(
+    samples: Samples,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    *,
+    among: NDArray[np.int64] | None = None,
+    lost: Mapping[int, str] | None = None,
+) -> Predictions:
+    """Join logits with the rows of `samples` that they were computed from.
+
+    `among`: the rows that were asked for, in this order (default: `rows`). Those of them without logits are
+    in the table with a status, the code that `lost` gives for the row, and in no figure.
+    """
+    status = None
+    if among is not None and not np.array_equal(among, rows):
+        place = {row: number for number, row in enumerate(rows.tolist())}
+        found = np.array([place.get(row, -1) for row in among.tolist()], np.int64)
+        codes = lost or {}
+        status = np.array(
+            ["" if k >= 0 else codes.get(row, "LOST") for row, k in zip(among.tolist(), found, strict=True)]
+        )
+        spread = np.full((len(among), len(samples.classes)), np.nan, np.float32)
+        spread[found >= 0] = logits[found[found >= 0]]
+        rows, logits = among, spread
     labels = samples.labels[rows]
     known = labels.ndim == 2 or bool((labels >= 0).all())
     return Predictions(
@@ -122,6 +147,7 @@ def predictions_of(samples: Samples, rows: NDArray[np.int64], logits: NDArray[np
         paths=tuple(samples.place(row) for row in rows),
         split=samples.split[rows],
         index=np.asarray(rows, np.int64),
+        status=status,
     )
 
 
@@ -130,9 +156,15 @@ def predict_samples(
     samples: Samples,
     source: BatchSource,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    among: NDArray[np.int64] | None = None,
+    lost: Callable[[], Mapping[int, str]] = dict,
 ) -> Predictions:
-    """Run `forward` over `source` and return the `Predictions` of its rows of `samples`."""
+    """Run `forward` over `source` and return the `Predictions` of its rows of `samples`.
+
+    `among` and `lost`: see `predictions_of`; `lost` is asked when all rows have been read.
+    """
     logits, index = predict(forward, source, on_progress)
     if not len(index):
         logits = np.zeros((0, len(samples.classes)), np.float32)
-    return predictions_of(samples, index, logits)
+    return predictions_of(samples, index, logits, among=among, lost=lost())

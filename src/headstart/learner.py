@@ -38,7 +38,7 @@ from headstart.evaluation import (
     metric,
 )
 from headstart.imagedata import ImageData
-from headstart.inference import choose_device, module_forward, predict_samples
+from headstart.inference import Forward, choose_device, module_forward, predict_samples
 from headstart.models import (
     ActivationSource,
     Classifier,
@@ -321,7 +321,8 @@ class Learner:
             each = self.model.activation_bytes(self.data.image_size) // (2 if half else 1)
             needed = each * len(self.data.rows(split))
             mapped = needed > ACTIVATION_BYTES
-            if mapped and (not self.data.content_keys(split) or needed > FeatureCache().budget_bytes):
+            whole = self.data.content_keys(split) and self.data.lost is None
+            if mapped and (not whole or needed > FeatureCache().budget_bytes):
                 return None
             identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
             line = self.model.frozen_line
@@ -676,7 +677,16 @@ class Learner:
     ) -> Predictions:
         """Return the `Predictions` of a split, in float32; `limit` takes at most that many rows."""
         source, module = self._source(split, prepare, limit)
-        return predict_samples(module_forward(module, self.device), self.data.samples, source)
+        return self._predicted(module_forward(module, self.device), source, split, limit)
+
+    def _predicted(
+        self, forward: Forward, source: BatchSource, split: str, limit: int | None = None
+    ) -> Predictions:
+        # Activations are there of all rows, whatever the limit.
+        among = self.data.rows(split, None if isinstance(source, TensorSource) else limit)
+        return predict_samples(
+            forward, self.data.samples, source, among=among, lost=lambda: self.data.lost_codes
+        )
 
     def validate(self, split: str = "valid") -> dict[str, float]:
         """Return the loss and the metrics of a split, over all its rows at once."""
@@ -684,7 +694,7 @@ class Learner:
         alone = self.model.frozen_line == self.model.head_stage
         precision = "float32" if alone else self.precision
         forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
-        predictions = predict_samples(forward, self.data.samples, source)
+        predictions = self._predicted(forward, source, split)
         values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
 

@@ -6,6 +6,7 @@ in the same batches either way. Nothing advances: an epoch can be entered at any
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -22,6 +23,10 @@ BALANCES = ("none", "sampler", "loss")
 _WORD = 2**64 - 1
 # An odd number with irregular bits (2**64 divided by the golden ratio): copies of a sample draw apart.
 _COPY_STEP = 0x9E3779B97F4A7C15
+
+# A balanced epoch has at most so many times the samples of a plain one. Up to four classes of any sizes
+# become equal within it; a long tail (1,000 classes of 1,000 down to 1, 7,069 in all) would have 141 times.
+LONGEST = 4.0
 
 
 class EpochOrder(NamedTuple):
@@ -93,43 +98,71 @@ def weighted_order(
 
 
 def balanced_order(
-    labels: NDArray[Any], *, seed: int, epoch: int, shuffle: bool = True, world: World = World()
+    labels: NDArray[Any],
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    longest: float = LONGEST,
+    world: World = World(),
 ) -> EpochOrder:
     """Return positions with the rare cases repeated until no class is rarer than the largest.
 
     `labels`: class numbers (N,), or tags as 0 and 1 (N, classes). A row of a class of n samples comes
     floor(m / n) or ceil(m / n) times, m being the size of the largest class: each class comes m times, and
     an epoch has classes x m samples. Which rows get the one copy more changes with the epoch. A row of
-    several tags counts as one of its rarest. Rows without a label (-1) or without a tag come once. The
-    copies of rare classes are the over-sampling of Buda, Maki and Mazurowski (2018), arXiv:1710.05381,
-    with the repeats of Gupta, Dollár and Girshick (2019), arXiv:1908.03195, for tags.
+    several tags counts as one of its rarest. Rows without a label (-1) or without a tag come once.
+
+    Where that would be more than `longest` x N samples, as with many classes of very different sizes, m is
+    the largest number that stays within: classes below m come m times, those above keep each of their
+    samples once, so that nothing is left out and the rarest gain most. The copies of rare classes are the
+    over-sampling of Buda, Maki and Mazurowski (2018), arXiv:1710.05381, with the repeats of Gupta, Dollár
+    and Girshick (2019), arXiv:1908.03195, for tags.
     """
-    times = _times(labels, seed, epoch)
+    times = _times(labels, seed, epoch, longest)
     positions = np.repeat(np.arange(len(times), dtype=np.int64), times)
     copies = np.arange(len(positions)) - np.repeat(np.cumsum(times) - times, times)
     places = order(len(positions), seed=seed, epoch=epoch, shuffle=shuffle, world=world)
     return EpochOrder(positions[places], copies[places])
 
 
-def _repeats(labels: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _repeats(labels: NDArray[Any], longest: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """How often each row is to come, on average, and the class or rarest tag that asks for it."""
     if labels.ndim == 2:
-        sizes = np.count_nonzero(labels, axis=0)
-        each = np.where(labels > 0, sizes.max(initial=0) / np.maximum(sizes, 1), 0.0)
-        if not each.size:
-            return np.ones(len(labels), np.float64), np.zeros(len(labels), np.int64)
-        return np.maximum(each.max(axis=1), 1.0), each.argmax(axis=1)
-    groups = labels.astype(np.int64) + 1  # 0: without a label
-    sizes = np.bincount(groups, minlength=1)
-    sizes[0] = 0
-    each = sizes.max() / np.maximum(sizes, 1)
+        # Column 0: no tag. Where tags are equally rare, the first of them asks.
+        sizes = np.concatenate([[0], np.count_nonzero(labels, axis=0)]).astype(np.int64)
+        rarity = np.where(labels > 0, 1.0 / np.maximum(sizes[1:], 1), 0.0)
+        tagged = rarity.any(axis=1)
+        groups = np.zeros(len(labels), np.int64)
+        if rarity.size:
+            groups[tagged] = rarity[tagged].argmax(axis=1) + 1
+    else:
+        groups = labels.astype(np.int64) + 1  # 0: without a label
+        sizes = np.bincount(groups, minlength=1)
+    rows = np.bincount(groups, minlength=len(sizes))
+    level = _level(sizes[1:], rows[1:], longest * len(labels) - rows[0])
+    each = np.maximum(level / np.maximum(sizes, 1), 1.0)
     each[0] = 1.0
     return each[groups], groups
 
 
-def _times(labels: NDArray[Any], seed: int, epoch: int) -> NDArray[np.int64]:
+def _level(sizes: NDArray[np.int64], rows: NDArray[np.int64], most: float) -> int:
+    """Return the size to which smaller classes are raised: that of the largest, or what `most` rows allow.
+
+    `sizes`: samples of each class; `rows`: those that are repeated for its sake (for classes the same).
+    """
+    asking = rows > 0
+    size, count = sizes[asking], rows[asking]
+
+    def raised(level: int) -> float:
+        return float(np.maximum(level / size, 1.0) @ count)
+
+    return bisect.bisect_right(range(1, int(sizes.max(initial=0)) + 1), most, key=raised)
+
+
+def _times(labels: NDArray[Any], seed: int, epoch: int, longest: float) -> NDArray[np.int64]:
     """How often each row comes in this epoch: its repeats, rounded so that every class has its sum."""
-    repeats, groups = _repeats(labels)
+    repeats, groups = _repeats(labels, longest)
     whole = np.floor(repeats)
     # Rows of a class lie together, in a random order; a comb of step 1 laid over the sums of their
     # fractions picks as many rows of each class as its fractions add up to.
@@ -163,20 +196,26 @@ class Ordering:
     """Which samples an epoch has, and whether it mixes them.
 
     `shuffle`: a new order each epoch; without it, that of the table. `balance`: `"sampler"` repeats the
-    rare cases up to the largest class (`balanced_order`); `"loss"` leaves the order alone.
+    rare cases up to the largest class, within an epoch of `longest` times the samples (`balanced_order`);
+    `"loss"` leaves the order alone.
     `weights`: float (N,), one for each sample of the source: each epoch draws N of them with replacement
     (`weighted_order`), in random order whatever `shuffle` says. Raises `UsageError` for a balance that is
-    unknown, weights that cannot be drawn by, and the two together.
+    unknown, a `longest` below 1, weights that cannot be drawn by, and the two together.
     """
 
     shuffle: bool = False
     balance: Balance = "none"
     weights: NDArray[np.float64] | None = None
+    longest: float = LONGEST
 
     def __post_init__(self) -> None:
         if self.balance not in BALANCES:
             raise UsageError(
                 f"there is no balance {self.balance!r}", f"the choices are {', '.join(BALANCES)}"
+            )
+        if not self.longest >= 1:
+            raise UsageError(
+                f"an epoch of {self.longest} times the samples would leave some out", "give 1 or more"
             )
         if self.weights is not None:
             checked_weights(self.weights)
@@ -186,7 +225,7 @@ class Ordering:
     def count(self, labels: NDArray[Any]) -> int:
         """Return how many samples an epoch over `labels` has, over all processes: the same each epoch."""
         if self.balance == "sampler":
-            return int(_times(labels, 0, 0).sum())
+            return int(_times(labels, 0, 0, self.longest).sum())
         if self.weights is not None and len(self.weights) != len(labels):
             raise UsageError(
                 f"{len(self.weights)} weights do not match {len(labels)} samples", "give one for each sample"
@@ -196,7 +235,9 @@ class Ordering:
     def epoch(self, labels: NDArray[Any], *, seed: int, epoch: int, world: World = World()) -> EpochOrder:
         """Return the order of `epoch` over samples with `labels`: this rank's positions and copies."""
         if self.balance == "sampler":
-            return balanced_order(labels, seed=seed, epoch=epoch, shuffle=self.shuffle, world=world)
+            return balanced_order(
+                labels, seed=seed, epoch=epoch, shuffle=self.shuffle, longest=self.longest, world=world
+            )
         if self.weights is not None:
             return weighted_order(self.weights, seed=seed, epoch=epoch, count=self.count(labels), world=world)
         positions = order(len(labels), seed=seed, epoch=epoch, shuffle=self.shuffle, world=world)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -90,31 +90,43 @@ def fits(cache: PixelCache, rows: ArrayLike, device: torch.device) -> bool:
     if device.type != "cuda" or len(numbers) == 0:
         return False
     seen = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), _LOOKED_AT)).astype(int)]
-    each = np.mean([cache.pixels(row).nbytes for row in seen.tolist()])
+    pictures = [pixels for row in seen.tolist() if (pixels := cache.found(row)) is not None]
+    each = np.mean([pixels.nbytes for pixels in pictures]) if pictures else 0
     free, _ = torch.cuda.mem_get_info(device)
     return bool(each * len(numbers) <= RESIDENT_SHARE * free)
 
 
 def upload(
     cache: PixelCache, rows: ArrayLike, device: torch.device | str, *, threads: int | None = None
-) -> ResidentPixels:
+) -> tuple[ResidentPixels, NDArray[np.int64]]:
     """Decode these rows, side by side, and copy their pixels to a device.
 
-    Raises `DataError`, naming the file, for a picture that cannot be decoded.
+    Returns the pixels, and the rows that they are of: without those that the cache counts as lost. Raises
+    `DataError`, naming the file, for a picture that cannot be decoded.
     """
     from headstart.augment.batched import ResidentPixels
 
     numbers: Sequence[int] = np.asarray(rows).tolist()
     count = thread_count(threads)
+    kept: list[int] = []
+
+    def present(pictures: Iterable[Pixels | None]) -> Iterator[Pixels]:
+        for row, pixels in zip(numbers, pictures, strict=True):
+            if pixels is not None:
+                kept.append(row)
+                yield pixels
+
     if count == 0:
-        return ResidentPixels.upload(map(cache.pixels, numbers), device)
-    one_opencv_thread()
-    with ThreadPoolExecutor(count, thread_name_prefix="upload") as pool:
-        return ResidentPixels.upload(_in_order(pool, cache, numbers, 4 * count), device)
+        uploaded = ResidentPixels.upload(present(map(cache.found, numbers)), device)
+    else:
+        one_opencv_thread()
+        with ThreadPoolExecutor(count, thread_name_prefix="upload") as pool:
+            uploaded = ResidentPixels.upload(present(_in_order(pool, cache, numbers, 4 * count)), device)
+    return uploaded, np.array(kept, np.int64)
 
 
 def _in_order(
     pool: ThreadPoolExecutor, cache: PixelCache, rows: Sequence[int], ahead: int
-) -> Iterator[Pixels]:
+) -> Iterator[Pixels | None]:
     for begin in range(0, len(rows), ahead):
-        yield from pool.map(cache.pixels, rows[begin : begin + ahead])
+        yield from pool.map(cache.found, rows[begin : begin + ahead])

@@ -48,6 +48,8 @@ class Batch:
     `targets`: int64 class numbers (batch,), or float32 (batch, classes) for tags and soft labels.
     `index`: int64 row numbers in the `Samples` that the batch came from.
     `weight`: float32 (batch,), or None where every sample counts the same.
+
+    A batch may be empty, where all its pictures were left out: it is passed over, and counts as a batch.
     """
 
     inputs: Array
@@ -82,7 +84,7 @@ class BatchSource(Protocol):
 
     @property
     def sample_count(self) -> int:
-        """The number of samples in an epoch, over all batches of this process."""
+        """The number of samples in an epoch, over all batches of this process; of lost ones too."""
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `epoch` in order, from batch number `start` on."""

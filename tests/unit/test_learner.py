@@ -528,3 +528,30 @@ def test_gradual_unfreezing_trains_one_more_group_each_time_and_forgets_nothing(
     assert steps["head.weight"] == 3 * epoch, "its moments are as old as the run"
     assert steps["backbone.layer4.0.conv1.weight"] == 2 * epoch
     assert steps["backbone.layer1.0.conv1.weight"] == epoch
+
+
+def test_pictures_that_go_are_left_out_of_training_and_stay_in_the_table_unscored(
+    make_folder, weights: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    folder = make_folder({"cats": 12, "dogs": 12}, height=40, width=48)
+    data = ImageData.from_folder(
+        folder, image_size=SIZE, batch_size=8, valid=0.25, threads=0, cache="none", on_error="skip"
+    )
+    gone = [int(data.rows(split)[1]) for split in ("train", "valid")]
+    for row in gone:
+        data.samples.file(row).unlink()
+    learner = Learner(data, ARCH, weights=weights, callbacks=(), settings=Settings(precision="float32"))
+    learner.fit(1, 1e-2)
+    table = learner.predictions("valid")
+    assert table.rows.tolist() == data.rows("valid").tolist()
+    assert table.statuses.tolist() == ["", "VANISHED", "", "", "", ""]
+    assert learner.tta().statuses.tolist() == table.statuses.tolist()
+    assert learner.data.lost_codes == dict.fromkeys(gone, "VANISHED")
+    assert learner.validate()["valid_loss"] == pytest.approx(float(np.nanmean(table.loss)), rel=1e-5)
+    assert not list((tmp_path / "cache" / "features").glob("*")), "features of a part are not those of all"
+    learner.unfreeze()
+    learner.fit(1, 1e-3)
+    assert np.isfinite(learner.run.history["train_loss"]).all()
+    assert learner.predictions("train", limit=3).rows.tolist() == data.rows("train", 3).tolist()
+    assert "2 pictures went or changed during the run and were left out: 2 VANISHED" in data.report_lines()

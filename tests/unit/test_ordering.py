@@ -133,7 +133,7 @@ def test_in_a_balanced_epoch_each_class_comes_as_often_as_the_largest_has_sample
     labels: NDArray[np.int64], seed: int, epoch: int, ranks: int
 ) -> None:
     positions, copies = over_ranks(
-        lambda world: balanced_order(labels, seed=seed, epoch=epoch, world=world), ranks
+        lambda world: balanced_order(labels, seed=seed, epoch=epoch, longest=5, world=world), ranks
     )
     times = np.bincount(positions, minlength=len(labels)).astype(np.int64)
     largest = max(Counter(labels[labels >= 0].tolist()).values(), default=0)
@@ -147,7 +147,53 @@ def test_in_a_balanced_epoch_each_class_comes_as_often_as_the_largest_has_sample
     assert sorted(zip(positions, copies, strict=True)) == [
         (position, copy) for position in range(len(labels)) for copy in range(times[position])
     ]
-    assert len(positions) == Ordering(balance="sampler").count(labels)
+    assert len(positions) == Ordering(balance="sampler", longest=5).count(labels)
+
+
+MANY_LABELS = st.lists(st.integers(-1, 30).map(lambda k: int(k * k / 30)), min_size=1, max_size=200).map(
+    lambda labels: np.array(labels, np.int64)
+)
+
+
+@given(MANY_LABELS, SEEDS, st.integers(0, 100), st.floats(1.0, 12.0), st.booleans())
+def test_a_balanced_epoch_is_never_longer_than_allowed_and_leaves_no_sample_out(
+    labels: NDArray[np.int64], seed: int, epoch: int, longest: float, as_tags: bool
+) -> None:
+    table = (labels[:, None] == np.arange(31)).astype(np.uint8) if as_tags else labels
+    ordering = Ordering(shuffle=True, balance="sampler", longest=longest)
+    times = np.bincount(ordering.epoch(table, seed=seed, epoch=epoch).positions, minlength=len(labels))
+    assert len(labels) <= times.sum() == ordering.count(table) <= longest * len(labels)
+    assert times.min() >= 1
+    assert set(times[labels < 0]) <= {1}
+    counts = Counter(labels[labels >= 0].tolist())
+    sums = {label: times[labels == label].sum() for label in counts}
+    raised = {sums[label] for label in counts if sums[label] > counts[label]}
+    assert len(raised) <= 1, "those that are raised are raised to one size"
+    assert all(counts[label] >= max(raised) for label in counts if raised and sums[label] not in raised)
+
+
+def test_a_long_tail_is_raised_as_far_as_four_times_the_samples_allow() -> None:
+    sizes = np.maximum(1000 // np.arange(1, 1001), 1)
+    labels = np.repeat(np.arange(1000), sizes)
+    without_a_cap = Ordering(balance="sampler", longest=1e9).count(labels)
+    assert without_a_cap == 1_000_000
+    count = Ordering(balance="sampler").count(labels)
+    assert 0.95 * 4 * len(labels) <= count <= 4 * len(labels)
+    times = np.bincount(balanced_order(labels, seed=0, epoch=0).positions)
+    assert times[labels == 0].tolist() == [1] * 1000
+    assert times[-1] > 20
+
+
+def test_up_to_four_classes_become_equal_however_few_the_rare_ones_are() -> None:
+    labels = np.repeat(np.arange(4), [3000, 10, 1, 1])
+    positions = balanced_order(labels, seed=0, epoch=0).positions
+    assert np.bincount(labels[positions]).tolist() == [3000] * 4
+
+
+@pytest.mark.parametrize("longest", [0.5, 0.0, -1.0, float("nan")])
+def test_an_epoch_that_would_leave_samples_out_is_refused(longest: float) -> None:
+    with pytest.raises(UsageError, match="would leave some out"):
+        Ordering(balance="sampler", longest=longest)
 
 
 @given(SEEDS, st.integers(1, 8))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from headstart.augment import Own, TrainPrepare, side_on, top_down, trivial
-from headstart.data import Loader, PixelCache, scan_folder
-from headstart.errors import UsageError
+from headstart.data import Loader, Lost, PixelCache, scan_folder
+from headstart.errors import StoppedError, UsageError
 from headstart.imagedata import ImageData
 from headstart.ordering import Ordering
 from headstart.resident import ResidentSource, fits, upload
@@ -38,7 +38,7 @@ ORDERING = Ordering(shuffle=True, balance="sampler")
 def sources(cache: PixelCache, prepare: TrainPrepare, world: World, threads: int = 0) -> tuple:
     options = {"batch_size": 4, "ordering": ORDERING, "seed": 3, "world": world}
     samples = cache.samples
-    pixels = upload(cache, ROWS, "cpu", threads=threads)
+    pixels, _ = upload(cache, ROWS, "cpu", threads=threads)
     resident = ResidentSource(pixels, samples.labels[ROWS], ROWS, samples.ids[ROWS], prepare, **options)
     return Loader(cache, ROWS, prepare, threads=threads, **options), resident
 
@@ -103,7 +103,7 @@ def test_only_a_cuda_device_is_asked_for_its_memory_and_a_change_of_one_s_own_is
 
 
 def test_what_does_not_match_is_refused(cache: PixelCache) -> None:
-    pixels = upload(cache, ROWS, "cpu", threads=0)
+    pixels, _ = upload(cache, ROWS, "cpu", threads=0)
     prepare, ids = TrainPrepare(side_on(), (32, 32)), cache.samples.ids[ROWS]
     with pytest.raises(UsageError, match="match"):
         ResidentSource(pixels, np.zeros(3), ROWS, ids, prepare, batch_size=4)
@@ -111,3 +111,23 @@ def test_what_does_not_match_is_refused(cache: PixelCache) -> None:
         ResidentSource(pixels, ROWS, ROWS, ids, prepare, batch_size=0)
     with pytest.raises(UsageError, match="no picture"):
         upload(cache, [], "cpu", threads=0)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_lost_pictures_are_not_sent_and_the_rest_keep_their_rows(cache: PixelCache, threads: int) -> None:
+    prepare = TrainPrepare(side_on(), (32, 32), 5)
+    whole, rows = upload(cache, ROWS, "cpu", threads=threads)
+    assert rows.tolist() == ROWS.tolist()
+    there = cache.resized(40)
+    there.lost = Lost(np.full(len(cache), "train"), 5)
+    for row in (3, 8):
+        there.lost.note(row, StoppedError("gone", code="VANISHED"))
+    pixels, kept = upload(there, ROWS, "cpu", threads=threads)
+    assert kept.tolist() == [row for row in ROWS.tolist() if row not in (3, 8)]
+    assert len(pixels) == len(whole) - 2
+    samples = cache.samples
+    source = ResidentSource(pixels, samples.labels[kept], kept, samples.ids[kept], prepare, batch_size=4)
+    loader = Loader(cache, kept, prepare, batch_size=4, threads=0)
+    for mine, theirs in zip(source.epoch(2), loader.epoch(2), strict=True):
+        assert mine.index.tolist() == theirs.index.tolist()
+        assert np.abs(mine.inputs.numpy().astype(int) - theirs.inputs).mean() < 0.05

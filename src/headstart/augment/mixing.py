@@ -165,4 +165,4 @@ class MixedSource:
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the source's batches of `epoch`, mixed, from batch number `start` on."""
         for batch in self.source.epoch(epoch, start=start):
-            yield self.mixing(batch, epoch)
+            yield self.mixing(batch, epoch) if len(batch) else batch

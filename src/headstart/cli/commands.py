@@ -76,6 +76,13 @@ Snapshots = Annotated[
 Cached = Annotated[
     str, typer.Option("--cache", help="Where decoded pictures are kept: auto, memory, disk or none.")
 ]
+OnLoss = Annotated[
+    str,
+    typer.Option(
+        "--on-error",
+        help="A picture that goes or changes while it is used: stop, or skip to leave it out and count it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while working.")]
@@ -166,6 +173,7 @@ def _data(
     resize: str = "auto",
     quarantine: Path | None = None,
     background: str = "white",
+    on_error: str = "stop",
 ) -> ImageData:
     from headstart.imagedata import ImageData
 
@@ -187,6 +195,7 @@ def _data(
             resize=resize,
             quarantine=quarantine,
             background=background,
+            on_error=on_error,  # type: ignore[arg-type]
             on_progress=on_progress,
         )
     for line in data.report_lines():
@@ -236,6 +245,7 @@ def train(
     threads: Threads = None,
     balance: Balanced = "none",
     cache: Cached = "auto",
+    on_error: OnLoss = "stop",
     max_bad: Annotated[
         int | None, typer.Option(help="How many unreadable pictures to bear. Default: max(10, 1 %).")
     ] = None,
@@ -302,6 +312,7 @@ def train(
         resize=resize,
         quarantine=quarantine,
         background=background,
+        on_error=on_error,
     )
     chosen_plan = planned(len(data.rows("train")))
     body = recipe.Body(arch, weights, from_scratch)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import typer
 
@@ -20,6 +21,10 @@ EXIT_INTERRUPTED = 130
 EXIT_IO = 74
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
+EXIT_NO_MEMORY = 75
+
+# What the loader of libraries, the system and torch say where memory is short; MemoryError is a type.
+_NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # when it is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(given))
+    with _with_streams():
+        code = run(given)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _with_streams() -> Iterator[None]:
+    """Let output go nowhere where a shell has closed stdout or stderr: Python has None there then."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.ExitStack() as stack:
+        if sys.stdout is None:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if sys.stderr is None:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
 
 
 def run(arguments: list[str]) -> int:
@@ -60,6 +78,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
+        if error.errno == errno.ENOMEM:
+            return _no_memory(error, as_json)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some disk space" if full else "run again with --debug to see where"
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -73,10 +93,18 @@ def run(arguments: list[str]) -> int:
             return _fail("USAGE", str(error), hint, EXIT_USAGE, as_json)
         if debug:
             raise
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            return _no_memory(error, as_json)
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return _fail(
             "INTERNAL", what, "this is a fault of headstart: run again with --debug", EXIT_INTERNAL, as_json
         )
+
+
+def _no_memory(error: Exception, as_json: bool) -> int:
+    what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    hint = "allow more memory (ulimit -v), or ask for less: --batch-size 8, --threads 1, --cache none"
+    return _fail("NO_MEMORY", f"there is too little memory: {what}", hint, EXIT_NO_MEMORY, as_json)
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:

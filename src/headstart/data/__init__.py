@@ -12,6 +12,7 @@ from headstart.data.images import Decoded, decode, decode_with_size, size
 from headstart.data.limits import Limits
 from headstart.data.listed import from_function, from_lists, from_regex
 from headstart.data.loader import Loader
+from headstart.data.lost import Lost
 from headstart.data.quarantine import Entry, without_quarantined, write_quarantine
 from headstart.data.rows import Rules
 from headstart.data.samples import Samples, shown
@@ -19,7 +20,7 @@ from headstart.data.scan import from_paths, scan_folder
 from headstart.data.shapes import Shapes, choose_policy
 from headstart.data.sharding import write_shards
 from headstart.data.shards import from_shards
-from headstart.data.splits import folds, split_samples
+from headstart.data.splits import folds, split_apart, split_samples
 from headstart.data.subset import limit_samples
 from headstart.data.tables import Table, from_frame, read_table
 from headstart.data.testset import read_test_set, with_test_set
@@ -36,6 +37,7 @@ __all__ = [
     "Findings",
     "Limits",
     "Loader",
+    "Lost",
     "PixelCache",
     "Rules",
     "Samples",
@@ -65,6 +67,7 @@ __all__ = [
     "shown",
     "size",
     "spelled_background",
+    "split_apart",
     "split_samples",
     "with_test_set",
     "without_quarantined",

@@ -19,6 +19,7 @@ from headstart.data.cache import PixelCache
 from headstart.data.children import CrashError, DecodingChildren
 from headstart.data.facts import NOTHING, Facts, facts_of
 from headstart.data.images import Decoded
+from headstart.data.lost import Lost
 from headstart.data.samples import Samples, shown
 from headstart.data.stamps import stamp_of
 from headstart.data.threads import thread_count
@@ -93,23 +94,26 @@ class Audit:
         hashes = self.sha256[self.ok]
         return len(hashes) - len(np.unique(hashes))
 
-    def write_quarantine(self, path: Path) -> None:
-        """Write the pictures that cannot be used as CSV: path, code, bytes, sha256, message."""
+    def write_quarantine(self, path: Path, lost: Lost | None = None) -> None:
+        """Write the pictures that cannot be used as CSV: path, code, bytes, sha256, message.
+
+        `lost`: which of the good ones (`ok`) went or changed since; they come last, with what they were.
+        """
         text = io.StringIO(newline="")
         table = csv.writer(text)
         table.writerow(["path", "code", "bytes", "sha256", "message"])
-        for row in self.bad_rows.tolist():
-            table.writerow(
-                [
-                    self.samples.place(row),
-                    self.codes[row],
-                    self.bytes[row],
-                    self.sha256[row],
-                    shown(self.messages[row]),
-                ]
-            )
+        left_out = [(row, self.codes[row], self.messages[row]) for row in self.bad_rows.tolist()]
+        if lost is not None:
+            good = np.flatnonzero(self.ok)
+            left_out += [(int(good[row]), code, lost.message(row)) for row, code in lost.codes().items()]
+        for row, code, message in left_out:
+            table.writerow([self.samples.place(row), code, self.bytes[row], self.sha256[row], shown(message)])
         # Names that are not UTF-8 are escaped: the file itself always is UTF-8.
         write_atomic(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+
+    def allowed_bad(self, max_bad: int | None = None) -> int:
+        """Return how many pictures may be left out: `max_bad`, else ten or one in a hundred of all."""
+        return max(10, len(self.samples) // 100) if max_bad is None else max_bad
 
     def check_usable(self, *, max_bad: int | None = None) -> None:
         """Raise `DataError` where too little is left to train on.
@@ -125,7 +129,7 @@ class Audit:
             raise DataError(
                 f"none of the {bad} files is a usable picture: {table}", first, code="NO_USABLE_IMAGES"
             )
-        allowed = max(10, len(self.samples) // 100) if max_bad is None else max_bad
+        allowed = self.allowed_bad(max_bad)
         if bad > allowed:
             raise DataError(
                 f"{bad} of {len(self.samples)} pictures cannot be used: {table}",

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from headstart.data.colours import Colours
 from headstart.data.images import Decoded, decode_with_size
 from headstart.data.limits import Limits
+from headstart.data.lost import Lost
 from headstart.data.pixelstore import PixelStore
 from headstart.data.samples import Samples, row_numbers
 from headstart.data.stamps import Stamps
-from headstart.errors import DataError, OutputError, UsageError
+from headstart.errors import DataError, OutputError, StoppedError, UsageError
 from headstart.storage import content_key, sha256_bytes
 from headstart.types import Pixels
 
@@ -70,7 +71,8 @@ class PixelCache:
 
     `short_side`: pictures are reduced as `decode` says, so that their short side is at least this
     many pixels where the original has them; choose the largest that any later step resizes from.
-    `colours`: what becomes of transparency, and of grey. `stamps`: what the audit saw of each file.
+    `colours`: what becomes of transparency, and of grey. `stamps`: what the audit saw of each file. `lost`:
+    where to count the rows whose file has changed since (`found`); None: such a file stops the work.
 
     `mode`: where pixels are kept. `"memory"`: up to `budget_bytes` (default: a quarter of the memory).
     `"disk"`: up to `disk_bytes` in files that are mapped into memory and shared by processes and later
@@ -115,6 +117,7 @@ class PixelCache:
         self.limits = limits or Limits()
         self.colours = colours or Colours()
         self.stamps = Stamps(len(samples))
+        self.lost: Lost | None = None
         self._kept: dict[int, Pixels] = {}
         self._used = 0
         self._lock = threading.Lock()
@@ -148,6 +151,21 @@ class PixelCache:
             if found is not None:
                 return found.pixels
         return self.decode(row, self.stamps.read(self.samples, row, limits=self.limits)).pixels
+
+    def found(self, row: int) -> Pixels | None:
+        """Return a row's pixels as `pixels` does, or None where `lost` counts the row, from now on or before.
+
+        Raises `StoppedError` where there is no `lost`, or too many are.
+        """
+        if self.lost is None:
+            return self.pixels(row)
+        if row in self.lost:
+            return None
+        try:
+            return self.pixels(row)
+        except StoppedError as error:
+            self.lost.note(row, error)
+            return None
 
     def decode(self, row: int, data: bytes, *, sha256: str = "") -> Decoded:
         """Decode the bytes of a row's file, or find what they were decoded to before; keep it.
@@ -219,7 +237,7 @@ class PixelCache:
             return self._store
 
     def take(self, rows: ArrayLike) -> PixelCache:
-        """Return a cache over `samples.take(rows)` that has the pixels which this one has."""
+        """Return a cache over `samples.take(rows)` that has the pixels which this one has, and no `lost`."""
         numbers = row_numbers(rows, len(self))
         other = self._over(self.samples.take(numbers), self.short_side)
         other.stamps = self.stamps.take(numbers)
@@ -232,7 +250,7 @@ class PixelCache:
     def resized(self, short_side: int) -> PixelCache:
         """Return a cache over the same samples for another short side, with nothing in memory yet."""
         other = self._over(self.samples, short_side)
-        other.stamps = self.stamps
+        other.stamps, other.lost = self.stamps, self.lost
         return other
 
     def _over(self, samples: Samples, short_side: int) -> PixelCache:

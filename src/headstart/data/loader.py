@@ -23,11 +23,12 @@ _PICTURES_AT_ONCE = 8
 
 @dataclass(slots=True)
 class _Begun:
-    """A batch under way: its rows, the ids they draw by, its memory, and who fills it."""
+    """A batch under way: its rows, the ids they draw by, its memory, the slots left out, who fills it."""
 
     rows: NDArray[np.int64]
     ids: NDArray[np.uint64]
     inputs: Pixels
+    lost: list[int]
     futures: tuple[Future[None], ...] = ()
 
     def finish(self) -> None:
@@ -53,10 +54,13 @@ class Loader:
     ahead of the one that is used, never more. With `ordered=False` they come as they are ready, so that
     one slow picture holds up one batch and not all: for jobs where `index` tells what is what.
 
-    A failing picture raises its `DataError` in the consumer, at its batch; so does a `prepare` that
-    fails (code PREPARE_FAILED), naming the file. The last batch may be smaller, but a last batch of one
-    joins the one before; a `batch_size` beyond the number of rows gives one batch. Over the processes
-    of `world`, all have the same number of batches (`batch_bounds`).
+    A failing picture raises its error in the consumer, at its batch; so does a `prepare` that fails (code
+    PREPARE_FAILED), naming the file. Where the cache counts what is `lost`, such a picture is in no batch,
+    nothing takes its place, and a batch may be empty; the others keep their batches and draws.
+
+    The last batch may be smaller, but a last batch of one joins the one before; a `batch_size` beyond the
+    number of rows gives one batch. Over the processes of `world`, all have the same number of batches
+    (`batch_bounds`).
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Loader:
             part = slice(self._bounds[number], self._bounds[number + 1])
             rows = self.rows[chosen.positions[part]]
             inputs = np.empty((len(rows), *self.prepare.size, 3), np.uint8)
-            yield _Begun(rows, draw_ids(ids[rows], chosen.copies[part]), inputs)
+            yield _Begun(rows, draw_ids(ids[rows], chosen.copies[part]), inputs, [])
 
     def _in_caller(self, batches: Iterator[_Begun], epoch: int) -> Iterator[Batch]:
         for batch in batches:
@@ -150,7 +154,10 @@ class Loader:
     def _fill(self, batch: _Begun, begin: int, end: int, epoch: int) -> None:
         rows, ids = batch.rows[begin:end].tolist(), batch.ids[begin:end].tolist()
         for slot, row, draw_id in zip(range(begin, end), rows, ids, strict=True):
-            image = self.cache.pixels(row)
+            image = self.cache.found(row)
+            if image is None:
+                batch.lost.append(slot)
+                continue
             try:
                 view = self.prepare(image, draw_id, epoch)
             except HeadstartError as error:
@@ -175,9 +182,11 @@ class Loader:
         )
 
     def _finished(self, batch: _Begun) -> Batch:
-        samples = self.cache.samples
+        samples, rows, inputs = self.cache.samples, batch.rows, batch.inputs
+        if batch.lost:
+            rows, inputs = np.delete(rows, batch.lost), np.delete(inputs, batch.lost, axis=0)
         kind = np.float32 if samples.task is Task.MULTI_LABEL else np.int64
-        return Batch(inputs=batch.inputs, targets=samples.labels[batch.rows].astype(kind), index=batch.rows)
+        return Batch(inputs=inputs, targets=samples.labels[rows].astype(kind), index=rows)
 
 
 def _first_ready(ahead: list[_Begun]) -> int:

@@ -16,6 +16,8 @@ from headstart.storage import write_atomic
 
 COLUMNS = ("path", "reason", "keep")
 _YES = frozenset({"yes", "y", "true", "1", "x", "keep"})
+# The codes of pictures that a later scan need not find.
+_GONE = frozenset({"VANISHED", "NOT_REGULAR"})
 _NO = frozenset({"", "no", "n", "false", "0"})
 
 
@@ -41,14 +43,17 @@ def without_quarantined(samples: Samples, path: Path) -> Samples:
     """Return the samples without the pictures that a list names and does not keep; a note says how many.
 
     The list is a CSV file with a column `path` and, if it likes, `keep`: a row that says "yes" there stays
-    in. Other columns are not looked at, so the `quarantine.csv` of a run serves, too. Raises
-    `InputMissingError` where the file cannot be read, `ConfigError` where it is no such list, and
-    `DataError` for a row whose picture is not among the samples, naming the row.
+    in. Of other columns only `code` is looked at: one that has VANISHED need not be there. So the
+    `quarantine.csv` of a run serves, too. Raises `InputMissingError` where the file cannot be read,
+    `ConfigError` where it is no such list, and `DataError` for a row whose picture is not among the
+    samples, naming the row.
     """
     rows = {_written(name): row for row, name in enumerate(samples.paths)}
     left_out = np.zeros(len(samples), np.bool_)
-    for number, name, keep in _entries(path):
+    for number, name, keep, gone in _entries(path):
         row = rows.get(name)
+        if row is None and gone:
+            continue
         if row is None:
             raise DataError(
                 f"{path}, row {number}: there is no picture {name} in {samples.root}",
@@ -62,8 +67,8 @@ def without_quarantined(samples: Samples, path: Path) -> Samples:
     return kept.with_split(kept.split, notes=(note,)) if count else samples
 
 
-def _entries(path: Path) -> Iterable[tuple[int, str, bool]]:
-    """Yield (row number, path, keep) of a list; the header is row 1, as a spreadsheet counts."""
+def _entries(path: Path) -> Iterable[tuple[int, str, bool, bool]]:
+    """Yield (row number, path, keep, vanished) of a list; the header is row 1, as a spreadsheet counts."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -85,7 +90,7 @@ def _entries(path: Path) -> Iterable[tuple[int, str, bool]]:
             raise ConfigError(
                 f"{path}, row {number}: keep is {answer!r}", "write yes to keep the picture, or nothing"
             )
-        yield number, cells["path"], answer in _YES
+        yield number, cells["path"], answer in _YES, cells.get("code") in _GONE
 
 
 def _written(path: str) -> str:

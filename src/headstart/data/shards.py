@@ -10,7 +10,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +27,7 @@ from headstart.data.remote import (
 )
 from headstart.data.rows import Rules, group_numbers, rows_of, settle
 from headstart.data.samples import Samples, shown
+from headstart.data.shardindex import Contents, Picture, remembered
 from headstart.data.tar import Member, ReadAt, tar_members
 from headstart.data.walk import PICTURE_SUFFIXES
 from headstart.errors import DataError, InputMissingError, UsageError
@@ -36,28 +36,6 @@ CONTENTS = "shards.json"
 MAX_SHARDS = 100_000
 MAX_LABEL_BYTES = 1 << 20
 LABEL_SUFFIXES = (".json", ".cls", ".txt")
-
-
-@dataclass
-class _Picture:
-    """A picture in a shard, and what the members of the same key say of it."""
-
-    shard: str
-    member: Member
-    said: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """What the .json member holds, {} where there is none."""
-        try:
-            found = json.loads(self.said.get(".json", "{}"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"the .json member of {shown(self.shard)}/{shown(self.member.name)} is not JSON: {error}",
-                "write it anew, or leave it out",
-                code="BAD_LABEL",
-            ) from error
-        return found if isinstance(found, dict) else {}
 
 
 def expand(places: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -170,8 +148,9 @@ def from_shards(
     several pictures under one key (AMBIGUOUS), and as `samples_from_rows` does.
     """
     shards = expand(places)
-    skipped: Counter[str] = Counter()
-    pictures = [picture for shard in shards for picture in _pictures(shard, skipped)]
+    contents = remembered(shards, _contents_of)
+    pictures = [picture for each in contents for picture in each.pictures]
+    skipped = sum((each.skipped for each in contents), Counter[str]())
     if not pictures:
         raise InputMissingError(
             f"there are no pictures in {len(shards)} shards, the first {shown(shards[0])}",
@@ -179,7 +158,7 @@ def from_shards(
         )
     if not any(picture.said for picture in pictures):
         return _by_folder(shards, pictures, rules or Rules())
-    contents, written = _contents(shards[0])
+    listed, written = _contents(shards[0])
     folder = os.fspath(places) if isinstance(places, str | os.PathLike) else ""
     if folder and not _names_files(folder) and written not in (None, len(pictures)):
         raise DataError(
@@ -187,16 +166,17 @@ def from_shards(
             "a shard is missing or one too many: copy the folder again, or name the shards that are meant",
             code="MISSING_FILES",
         )
-    fields = [picture.fields for picture in pictures]
-    labels = _labels(pictures, fields, label, label_delimiter, classes or contents)
+    fields = [_fields(picture) for picture in pictures]
+    labels = _labels(pictures, fields, label, label_delimiter, classes or listed)
     return _assembled(shards, pictures, fields, labels, skipped, rules or Rules())
 
 
-def _pictures(shard: str, skipped: Counter[str]) -> list[_Picture]:
-    """Return the pictures of a shard in their order, with the text of their labels."""
+def _contents_of(shard: str) -> Contents:
+    """Go through a shard: its pictures in their order, with the text of their labels."""
+    skipped: Counter[str] = Counter()
     images: dict[str, list[Member]] = defaultdict(list)
     labels: dict[str, dict[str, Member]] = defaultdict(dict)
-    found: list[_Picture] = []
+    found: list[Picture] = []
     with _opened(shard) as (read, size):
         for member in tar_members(read, size, shard):
             suffix = _suffix(member.name)
@@ -216,9 +196,9 @@ def _pictures(shard: str, skipped: Counter[str]) -> list[_Picture]:
                     "a key has one picture",
                     code="AMBIGUOUS",
                 )
-            found += [_Picture(shard, member, said) for member in members]
+            found += [Picture(shard, member, said) for member in members]
     skipped["labels without their picture"] += len(labels)
-    return found
+    return Contents(found, skipped)
 
 
 def _suffix(name: str) -> str:
@@ -241,6 +221,19 @@ def _said(read: ReadAt, member: Member, shard: str) -> str:
             f"{shown(shard)}/{shown(member.name)} is not UTF-8 text", "write labels as UTF-8",
             code="NOT_TEXT",
         ) from error  # fmt: skip
+
+
+def _fields(picture: Picture) -> dict[str, Any]:
+    """Return what the .json member of a picture holds, {} where there is none."""
+    try:
+        found = json.loads(picture.said.get(".json", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"the .json member of {shown(picture.shard)}/{shown(picture.member.name)} is not JSON: {error}",
+            "write it anew, or leave it out",
+            code="BAD_LABEL",
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def _names_files(place: str) -> bool:
@@ -270,7 +263,7 @@ def _contents(shard: str) -> tuple[tuple[str, ...] | None, int | None]:
 
 
 def _labels(
-    pictures: Sequence[_Picture],
+    pictures: Sequence[Picture],
     fields: Sequence[dict[str, Any]],
     label: str | None,
     label_delimiter: str | None,
@@ -292,7 +285,7 @@ def _labels(
 
 def _assembled(
     shards: Sequence[str],
-    pictures: Sequence[_Picture],
+    pictures: Sequence[Picture],
     fields: Sequence[dict[str, Any]],
     labels: Labels,
     skipped: Counter[str],
@@ -301,8 +294,10 @@ def _assembled(
     names = _names(pictures, fields)
     split = [str(found.get("split") or "") for found in fields]
     group = [str(found["group"]) if found.get("group") is not None else "" for found in fields]
+    # A path for each picture would take as long as all the rest of this function.
+    called = {shard: PurePosixPath(shard).name for shard in shards}
     rows = rows_of(
-        [f"{PurePosixPath(picture.shard).name}/{picture.member.name}" for picture in pictures],
+        [f"{called[picture.shard]}/{picture.member.name}" for picture in pictures],
         labels,
         split=split if any(split) else None,
         group=group if any(group) else None,
@@ -335,7 +330,7 @@ def _rooted(shards: Sequence[str]) -> tuple[Path, dict[str, str]]:
     return Path(root), {shard: Path(os.path.relpath(path, root)).as_posix() for shard, path in full.items()}
 
 
-def _names(pictures: Sequence[_Picture], fields: Sequence[dict[str, Any]]) -> list[str]:
+def _names(pictures: Sequence[Picture], fields: Sequence[dict[str, Any]]) -> list[str]:
     """Return what the pictures are called: the path in the JSON, else the member's name.
 
     Where shards number their members alike, the shard's name comes before.
@@ -351,7 +346,7 @@ def _names(pictures: Sequence[_Picture], fields: Sequence[dict[str, Any]]) -> li
     ]
 
 
-def _by_folder(shards: Sequence[str], pictures: Sequence[_Picture], rules: Rules) -> Samples:
+def _by_folder(shards: Sequence[str], pictures: Sequence[Picture], rules: Rules) -> Samples:
     """Read one tar file without labels as the folder that it was made from."""
     if len(shards) > 1 or is_remote(shards[0]):
         raise DataError(

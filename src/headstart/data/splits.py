@@ -73,6 +73,36 @@ def split_samples(
     return samples.with_split(split, notes=tuple(notes))
 
 
+def split_apart(
+    samples: Samples, copies: NDArray[np.int64], *, valid: float = 0.2, test: float = 0.0, seed: int = 0
+) -> Samples:
+    """Split as `split_samples` does, rows that show one picture (of one number in `copies`) staying together.
+
+    Where no class has two pictures that differ, that leaves nothing to validate with: then copies are split
+    like other pictures, and a note says what the scores are worth. Groups that the source gives are kept
+    together in any case. Raises as `split_samples` does.
+    """
+    try:
+        return split_samples(
+            samples, valid=valid, test=test, seed=seed, groups=merge_groups(samples.group, copies)
+        )
+    except DataError as error:
+        if error.code != "TOO_FEW":
+            raise
+        try:
+            split = split_samples(samples, valid=valid, test=test, seed=seed)
+        except DataError:
+            raise error from None
+    different = len(np.unique(copies))
+    what = (
+        f"all {len(samples)} pictures are one and the same"
+        if different == 1
+        else f"no class has two pictures that differ ({len(samples)} pictures, {different} different ones)"
+    )
+    note = f"{what}: copies train and validate alike, so the scores mean nothing; add other pictures"
+    return split.with_split(split.split, notes=(note,))
+
+
 def folds(
     samples: Samples, k: int, *, seed: int = 0, groups: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from headstart.data import (
     Colours,
     Duplicates,
     Loader,
+    Lost,
     PixelCache,
     Rules,
     Samples,
@@ -32,15 +33,15 @@ from headstart.data import (
     from_regex,
     from_shards,
     limit_samples,
-    merge_groups,
     parse_background,
     read_table,
     scan_folder,
-    split_samples,
+    split_apart,
     without_quarantined,
 )
 from headstart.data import audit as audit_pictures
 from headstart.data.cache import CacheMode
+from headstart.data.lost import OnError
 from headstart.errors import DataError, UsageError
 from headstart.imagedata import looking
 from headstart.imagedata.options import (
@@ -81,7 +82,9 @@ class ImageData:
 
     `image_size` is (height, width); `policy` says what becomes of other shapes (`crop`, `squish` or
     `pad`); `crop_fraction` and `interpolation` are those that the pretrained weights ask for, and
-    are set by the `Learner`. `pool` shares features with other data over the same pictures.
+    are set by the `Learner`. `pool` shares features with other data over the same pictures. `lost` counts
+    the pictures that went or changed since they were looked at, where such a picture is to be skipped;
+    None where it stops the work.
     """
 
     samples: Samples
@@ -99,7 +102,10 @@ class ImageData:
     threads: int | None = None
     balance: Balance = "none"
     pool: FeaturePool | None = field(default=None, repr=False)
-    _resident: dict[tuple[object, ...], ResidentPixels] = field(default_factory=dict, repr=False)
+    lost: Lost | None = None
+    _resident: dict[tuple[object, ...], tuple[ResidentPixels, NDArray[np.int64]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @classmethod
     def from_folder(
@@ -113,8 +119,10 @@ class ImageData:
         the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what
         becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
         all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
-        class is rarer than the largest, `"loss"` lets each of them count for more in the loss; `cache` says
-        where decoded pixels are kept (`PixelCache`'s `mode`).
+        class is rarer than the largest, or the epoch is four times as long; `"loss"` lets each of them count
+        for more in the loss. `cache` says where decoded pixels are kept (`PixelCache`'s `mode`). A picture
+        that goes or changes after that look stops the work with its name; with `on_error="skip"` it is left
+        out from then on and counted (`data.lost`), as long as all that is left out stays within `max_bad`.
         `background` is what transparency is laid on: `white`, `black`, `#rrggbb` or three numbers from 0 to
         255; the model keeps it, and predicts alike. Grey pictures get three equal channels: pretrained
         bodies take no fewer, so `decode`'s one channel is not offered here.
@@ -251,12 +259,13 @@ class ImageData:
         balance: Balance = "none",
         max_bad: int | None = None,
         resize: str = "auto",
+        on_error: OnError = "stop",
     ) -> ImageData:
         """Make `ImageData` from pictures that were looked at already; see `from_folder`.
 
         `cache` holds the samples that `seen` is about, and the pixels that the audit decoded.
         """
-        check_options(valid=valid, test=test, balance=balance, resize=resize)
+        check_options(valid=valid, test=test, balance=balance, resize=resize, on_error=on_error)
         if cache.colours.channels != 3:
             raise UsageError(
                 "pictures of one channel cannot be trained on", "decode them to three: Colours()"
@@ -266,8 +275,10 @@ class ImageData:
         usable = np.flatnonzero(seen.ok)
         pixels = cache.take(usable)
         duplicates = find_duplicates(seen)
-        group = merge_groups(samples.group, duplicates.near)[usable]
-        split = split_samples(samples.take(usable), valid=valid, test=test, seed=seed, groups=group)
+        copies = duplicates.near[usable]
+        split = split_apart(samples.take(usable), copies, valid=valid, test=test, seed=seed)
+        if on_error == "skip":
+            pixels.lost = Lost(split.split, seen.allowed_bad(max_bad) - len(seen.bad_rows))
         policy, reason = resize_policy(resize, seen, size)
         train_count = len(split.rows("train"))
         if len(split.rows("valid")) == 0:
@@ -295,6 +306,7 @@ class ImageData:
             seed=seed,
             threads=threads,
             balance=balance,
+            lost=pixels.lost,
         )
 
     @property
@@ -312,11 +324,19 @@ class ImageData:
         """Single-label or multi-label."""
         return self.samples.task
 
-    def rows(self, split: str) -> NDArray[np.int64]:
-        """Return the row numbers of `train`, `valid` or `test` in `samples`."""
+    def rows(self, split: str, limit: int | None = None) -> NDArray[np.int64]:
+        """Return the row numbers of `train`, `valid` or `test` in `samples`; or `limit` of them, spread."""
         if split not in SPLITS:
             raise UsageError(f"there is no split {split!r}", "use train, valid or test")
-        return self.samples.rows(split)
+        rows = self.samples.rows(split)
+        if limit is not None and limit < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+        return rows
+
+    @property
+    def lost_codes(self) -> dict[int, str]:
+        """Why each row that was lost since the pictures were looked at was, by row number."""
+        return {} if self.lost is None else self.lost.codes()
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -386,14 +406,12 @@ class ImageData:
         takes that many rows, spread evenly over the split. `resident`: a device in whose memory the decoded
         pictures are kept, and where they are augmented; a CUDA device only where they fit.
         """
-        rows = self.rows(split)
-        if limit is not None and limit < len(rows):
-            rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+        rows = self.rows(split, limit)
         chosen: Prepare = prepare or self.evaluation
         if augment:
             chosen = training = self.training_view
             if resident is not None and (kept := self._resident_pixels(rows, resident)) is not None:
-                return self._resident_source(kept, rows, training, shuffle=shuffle)
+                return self._resident_source(*kept, training, shuffle=shuffle)
         return self._loader(rows, chosen, self.training_order if shuffle else Ordering())
 
     def _loader(self, rows: NDArray[np.int64], prepare: Prepare, ordering: Ordering) -> Loader:
@@ -407,8 +425,13 @@ class ImageData:
             threads=self.threads,
         )
 
-    def _resident_pixels(self, rows: NDArray[np.int64], device: torch.device | str) -> ResidentPixels | None:
-        """Return the pixels of these rows in a device's memory, sent there once, or None where they stay."""
+    def _resident_pixels(
+        self, rows: NDArray[np.int64], device: torch.device | str
+    ) -> tuple[ResidentPixels, NDArray[np.int64]] | None:
+        """Return the pixels of these rows in a device's memory, sent there once, or None where they stay.
+
+        With them the rows that they are of: those that are not lost.
+        """
         import torch
 
         if self.augmentation.before is not None:
@@ -487,7 +510,9 @@ class ImageData:
                 on_progress=on_progress,
                 on_part=on_part,
             )
-        if pool is not None:
+        if len(known[2]) < len(rows):
+            rows = known[2]  # some are lost
+        elif pool is not None:
             pool.add(name, hashes, known[0])
         # Labels are not part of the key: pictures may have moved to other classes since.
         targets = self.samples.labels[rows].astype(known[1].dtype)
@@ -509,6 +534,8 @@ class ImageData:
             return None
         if missing.any():
             new = materialise(self._loader(rows[missing], view, Ordering()), engine, on_progress)
+            if len(new[2]) < missing.sum():
+                return None  # some are lost
             pool.add(name, [hashes[row] for row in np.flatnonzero(missing)], new[0])
         kind = np.float32 if self.task is Task.MULTI_LABEL else np.int64
         return pool.take(name, hashes), self.samples.labels[rows].astype(kind), rows

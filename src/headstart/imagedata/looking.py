@@ -27,6 +27,8 @@ def report_lines(data: ImageData) -> list[str]:
         lines += _copies(data, data.duplicates)
     if data.background != WHITE:
         lines.append(f"background: transparency is laid on {spelled_background(data.background)}")
+    if data.lost is not None:
+        lines += data.lost.lines()
     if data.policy_reason:
         lines.append(f"resize: {data.policy_reason}")
     return lines
@@ -80,7 +82,7 @@ def show_batch(data: ImageData, count: int = 9, *, augment: bool = True, epoch: 
     from headstart.evaluation import show_pictures
 
     source = data.with_options(batch_size=count).source("train", augment=augment, shuffle=True)
-    batch = next(iter(source.epoch(epoch)))
+    batch = next(batch for batch in source.epoch(epoch) if len(batch))
     names = data.samples.label_names()
     titles = [names[row] for row in batch.index.tolist()]
     return show_pictures(list(np.asarray(batch.inputs)), titles)

@@ -11,6 +11,7 @@ from headstart.augment import Augmentation, TrainPrepare
 from headstart.augment.warp import Policy
 from headstart.data import Audit, Background, Shapes, choose_policy
 from headstart.data.cache import CacheMode
+from headstart.data.lost import ON_ERROR, OnError
 from headstart.errors import UsageError
 from headstart.ordering import Balance, Ordering
 from headstart.types import Size
@@ -39,6 +40,7 @@ class AuditedOptions(TypedDict, total=False):
     balance: Balance
     max_bad: int | None
     resize: str
+    on_error: OnError
 
 
 class DataOptions(AuditedOptions, total=False):
@@ -63,6 +65,9 @@ def check_options(**options: Unpack[AuditedOptions]) -> None:
     resize = options.get("resize", "auto")
     if resize not in (*POLICIES, "auto"):
         raise UsageError(f"there is no resize policy {resize!r}", "choose crop, squish, pad or auto")
+    on_error = options.get("on_error", "stop")
+    if on_error not in ON_ERROR:
+        raise UsageError(f"on_error={on_error!r} is unknown", f"the choices are {', '.join(ON_ERROR)}")
     Ordering(balance=options.get("balance", "none"))
 
 

@@ -131,7 +131,8 @@ class FeatureCache:
         if on_part is not None:
             order = np.argsort(features[2])
             features = (features[0][order], features[1][order], features[2][order])
-        if key is not None:
+        # Where some were left out, what is left is not what the key says.
+        if key is not None and len(features[2]) == source.sample_count:
             self.store(key, features)
         return features
 

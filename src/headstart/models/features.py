@@ -39,9 +39,9 @@ class ActivationSource:
         return self._source.sample_count
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Yield the source's batches, inputs as float32 activations (batch, …)."""
+        """Yield the source's batches, inputs as float32 activations (batch, …); empty ones as they are."""
         for batch in self._source.epoch(epoch, start=start):
-            yield replace(batch, inputs=self._engine(np.asarray(batch.inputs)))
+            yield replace(batch, inputs=self._engine(np.asarray(batch.inputs))) if len(batch) else batch
 
 
 def materialise(
@@ -55,14 +55,16 @@ def materialise(
 ) -> Features:
     """Run an epoch of `source` through `engine` and return (features, targets, index).
 
-    Rows come in the order of the source; `half` keeps them as float16. After a batch `on_progress` is
-    called with (done, total), and `on_part` with what there is so far. Raises `HalfRangeError` where
-    float16 cannot hold what comes.
+    Rows come in the order of the source, without those that it left out; `half` keeps them as float16.
+    After a batch `on_progress` is called with (done, total), and `on_part` with what there is so far.
+    Raises `HalfRangeError` where float16 cannot hold what comes.
     """
     total = source.sample_count
     columns: Features | None = None
     done = 0
     for batch in ActivationSource(source, engine).epoch(epoch):
+        if not len(batch):
+            continue
         values, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
         if half:
             values = in_half(values)

@@ -84,11 +84,13 @@ def finish(steps: EightSteps) -> Result:
             steps.folder.save_predictions("probe_predictions.csv", parts)
         steps.plan.to_yaml(steps.folder / "plan.yaml")
         if steps.data.audit is not None:
-            steps.data.audit.write_quarantine(steps.folder / "quarantine.csv")
+            steps.data.audit.write_quarantine(steps.folder / "quarantine.csv", steps.data.lost)
         _save_pictures(steps, table)
         summary = _summary(steps, final, calibration, policy, valid)
         steps.folder.save_json("summary.json", summary)
         write_report(steps.folder.path)
+    for line in steps.data.lost.lines() if steps.data.lost is not None else []:
+        steps.narrator.say(line)
     return Result(
         steps.folder.path,
         tuple(steps.steps),
@@ -186,8 +188,17 @@ def _choose_thresholds(steps: EightSteps, valid: Predictions, fair: Predictions)
 def _save_pictures(steps: EightSteps, table: Predictions) -> None:
     """Save thumbnails of the pictures that the report shows, named by their row of `table`."""
     for row in rows_to_picture(table):
-        picture = steps.learner.data.picture(int(table.rows[row]))
-        steps.folder.save_picture(f"pictures/{row}.jpg", picture)
+        picture = steps.learner.data.cache.found(int(table.rows[row]))
+        if picture is not None:
+            steps.folder.save_picture(f"pictures/{row}.jpg", picture)
+
+
+def _leaked(data: ImageData) -> int:
+    """How many pictures of the other parts train has, too, byte for byte or nearly."""
+    if data.duplicates is None:
+        return 0
+    leaks = data.duplicates.leaks(data.samples.split)
+    return sum(len(leak.rows) for (earlier, _), leak in leaks.items() if earlier == "train")
 
 
 def summary_of_folds(
@@ -261,6 +272,7 @@ def _summary(
     bad = (
         [] if audit is None else [(audit.samples.place(row), str(audit.codes[row])) for row in audit.bad_rows]
     )
+    lost = data.lost_codes
     spans = zip(model.group_starts, (*model.group_starts[1:], len(model.stages)), strict=True)
     tta = next((step for step in steps.steps if step.number == 9), None)
     return {
@@ -293,7 +305,10 @@ def _summary(
             "pictures": {split: len(data.rows(split)) for split in data.counts},
             "quarantined": [{"path": path, "code": code} for path, code in bad[:200]],
             "quarantined_count": len(bad),
+            "lost": [{"path": data.samples.place(row), "code": code} for row, code in lost.items()][:200],
+            "lost_count": len(lost),
             "duplicates": 0 if audit is None else audit.duplicates,
+            "leaked": _leaked(data),
             "notes": list(data.samples.notes),
         },
         "model": {

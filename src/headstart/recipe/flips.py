@@ -32,7 +32,13 @@ def check_flips(
 
     def seen(view: EvalPrepare) -> Predictions:
         known = data.activations("valid", engine, identity, prepare=view, on_progress=on_progress)
-        return predictions_of(data.samples, known.index, probe.logits(known.features))
+        return predictions_of(
+            data.samples,
+            known.index,
+            probe.logits(known.features),
+            among=data.rows("valid"),
+            lost=data.lost_codes,
+        )
 
     plain = seen(data.evaluation)
     return [mirror_check(plain, seen(view), view=name) for name, view in changed_views(data).items()]

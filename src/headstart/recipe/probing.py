@@ -28,6 +28,7 @@ from headstart.recipe.result import StepResult
 from headstart.types import Task
 
 if TYPE_CHECKING:
+    from headstart.imagedata import ImageData
     from headstart.models import Engine, Features, Probe
     from headstart.recipe.steps import EightSteps
 
@@ -107,8 +108,13 @@ def look_first(steps: EightSteps) -> FirstLook:
     if len(steps.data.rows("test")):
         # Only now: nobody waits for these, and nothing is chosen by them.
         source = look("test")
-        test = predictions_of(steps.data.samples, source.index, probe.logits(source.features))
+        test = _predicted(steps.data, "test", source, probe)
     return FirstLook(engine, identity, sources, probe, valid, test, _skill(valid))
+
+
+def _predicted(data: ImageData, split: str, source: TensorSource, probe: Probe) -> Predictions:
+    logits = probe.logits(source.features)
+    return predictions_of(data.samples, source.index, logits, among=data.rows(split), lost=data.lost_codes)
 
 
 def _for_nothing(steps: EightSteps, valid: Predictions) -> str:
@@ -178,7 +184,7 @@ class _Growing:
         """Fit a probe, write down how well it does, and return it with its validation predictions."""
         steps, samples = self._steps, self._steps.data.samples
         probe = fit_probe(features, targets, len(samples.classes), seed=steps.data.seed)
-        valid = predictions_of(samples, self._valid.index, probe.logits(self._valid.features))
+        valid = _predicted(steps.data, "valid", self._valid, probe)
         train = predictions_of(samples, rows, probe.logits(features))
         metrics = steps.measure(valid)
         steps.folder.history(

@@ -200,6 +200,9 @@ class _Fit:
                     batch = next(batches, None)
                 if batch is None:
                     raise DataError(f"the source ended after {span.batches_done} of {span.batches} batches")
+                if not len(batch):
+                    span.batches_done += 1
+                    continue
                 self.train_step(batch)
                 if run.stop_reason:
                     break
@@ -207,6 +210,8 @@ class _Fit:
             if isinstance(batches, Generator):
                 batches.close()
         span.record(self.guard.flush())
+        if span.batches_done == span.batches and not span.sizes:
+            raise DataError("there is nothing to train on: every batch of the epoch was empty")
         return span.batches_done == span.batches
 
     def train_step(self, batch: Batch) -> None:

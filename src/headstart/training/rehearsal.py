@@ -86,5 +86,11 @@ def endless(source: BatchSource, epoch: int) -> Iterator[Batch]:
     if len(source) == 0:
         raise DataError("there is nothing to train on: the source gives no batches")
     while True:
-        yield from source.epoch(epoch)
+        empty = True
+        for batch in source.epoch(epoch):
+            if len(batch):
+                empty = False
+                yield batch
+        if empty:
+            raise DataError("there is nothing to train on: every batch of the epoch was empty")
         epoch += 1

@@ -161,3 +161,18 @@ def test_a_mixed_source_begins_at_any_batch() -> None:
     whole, rest = list(source.epoch(1)), list(source.epoch(1, start=1))
     np.testing.assert_array_equal(whole[1].inputs, rest[0].inputs)
     assert not np.array_equal(whole[0].targets, whole[1].targets)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_an_empty_batch_stays_empty(kind: str) -> None:
+    class Emptied:
+        sample_count = 4
+
+        def __len__(self) -> int:
+            return 2
+
+        def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+            yield from [batch_of(0), batch_of(4)][start:]
+
+    sizes = [len(batch) for batch in MixedSource(Emptied(), Mixing(kind, 5)).epoch(0)]  # type: ignore[arg-type]
+    assert sizes == [0, 4]

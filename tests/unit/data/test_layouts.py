@@ -170,17 +170,38 @@ def test_three_hundred_to_one_is_split_within_each_class(tmp_path: Path) -> None
     assert split.counts("valid") == {"many": 600, "few": 2}
 
 
-def test_pictures_that_are_all_the_same_are_refused_with_a_reason(
-    make_folder: MakeFolder, untouched: Untouched
+@pytest.mark.parametrize("each_class", [False, True], ids=["one picture", "one a class"])
+def test_pictures_that_are_all_the_same_are_split_all_the_same_and_the_scores_called_nothing(
+    make_folder: MakeFolder, untouched: Untouched, each_class: bool
 ) -> None:
     from headstart.imagedata import ImageData
 
     root = make_folder({"a": 6, "b": 6})
     for path in root.rglob("*.png"):
+        path.write_bytes((root / (path.parent.name if each_class else "a") / "0.png").read_bytes())
+    data = ImageData.from_folder(untouched(root), image_size=16)
+    assert data.counts == {"train": {"a": 5, "b": 5}, "valid": {"a": 1, "b": 1}}
+    first = "no class has two pictures that differ" if each_class else "all 12 pictures are one and the same"
+    said = data.report_lines()
+    assert any(first in line and "the scores mean nothing" in line for line in said)
+    assert any("valid shares pictures with train: 2 byte for byte" in line for line in said)
+    assert any("under different labels" in line for line in said) != each_class
+
+
+def test_groups_of_the_source_are_not_given_up_for_copies(make_folder: MakeFolder) -> None:
+    from headstart.imagedata import ImageData
+
+    root = make_folder({"a": 6, "b": 6})
+    for path in root.rglob("*.png"):
         path.write_bytes((root / "a" / "0.png").read_bytes())
+    samples = scan_folder(root)
     with pytest.raises(DataError) as caught:
-        ImageData.from_folder(untouched(root), image_size=16)
+        ImageData.from_samples(samples.with_group(np.zeros(12, np.int64)), image_size=16)
     assert (caught.value.code, caught.value.exit_code) == ("TOO_FEW", 65)
+    group = np.arange(12) // 3
+    data = ImageData.from_samples(samples.with_group(group), image_size=16, valid=0.4)
+    train, valid = (set(group[data.rows(part)].tolist()) for part in ("train", "valid"))
+    assert not train & valid
 
 
 def test_half_of_the_files_corrupt_is_too_many(make_folder: MakeFolder, untouched: Untouched) -> None:

@@ -241,3 +241,21 @@ def test_features_over_the_whole_budget_are_not_stored(tmp_path: Path) -> None:
     cache.store("a", table(6))
     assert cache.load("a") is None
     assert not list(tmp_path.iterdir())
+
+
+def test_empty_batches_are_let_through_and_give_no_rows() -> None:
+    class Holed(Pictures):
+        def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+            for number, batch in enumerate(super().epoch(epoch, start=start)):
+                kept = slice(0, 0 if number == 1 else 3)
+                yield Batch(batch.inputs[kept], batch.targets[kept], batch.index[kept])
+
+    source = Holed(10)
+    sizes = [len(batch) for batch in ActivationSource(source, Means()).epoch(0)]
+    assert sizes == [3, 0, 2]
+    told: list[tuple[int, int]] = []
+    features, targets, index = materialise(source, Means(), lambda done, total: told.append((done, total)))
+    assert index.tolist() == [9, 8, 7, 1, 0]
+    assert targets.tolist() == [1, 0, 1, 1, 0]
+    assert np.array_equal(features, Means()(source.pixels[index]))
+    assert told == [(3, 10), (5, 10)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headstart.errors import DataError, UsageError
 from headstart.training import Run, constant, fit, group_rates, loss_for, lr_find, make_optimizer, try_rates
 from headstart.training.finder import judge
-from headstart.types import Task
+from headstart.types import Batch, Task
 
 LOSS = loss_for(Task.SINGLE_LABEL)
 
@@ -330,3 +330,26 @@ def test_the_plot_shows_the_suggestions() -> None:
     assert axes.get_xscale() == "log"
     flat = judge(RATES, np.full(100, 0.7), 100)
     assert "hardly moves" in flat.plot().axes[0].get_title()
+
+
+class Holed:
+    """Another source with some of its batches empty, as those are whose pictures went."""
+
+    def __init__(self, source, empty: set[int]) -> None:
+        self.source, self.empty = source, empty
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self, epoch: int, *, start: int = 0):
+        for number, batch in enumerate(self.source.epoch(epoch, start=start), start=start):
+            gone = number in self.empty
+            yield Batch(batch.inputs[:0], batch.targets[:0], batch.index[:0]) if gone else batch
+
+
+def test_empty_batches_are_passed_over_and_nothing_else_is_an_error(make_run, make_source) -> None:
+    found = lr_find(make_run(), Holed(make_source(), {0, 3}), loss=LOSS, iterations=20, start=1e-6, end=1e-2)
+    assert len(found.losses) == 20
+    assert np.isfinite(found.losses).all()
+    with pytest.raises(DataError, match="every batch of the epoch was empty"):
+        lr_find(make_run(), Holed(make_source(), set(range(5))), loss=LOSS)

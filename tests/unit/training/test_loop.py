@@ -511,3 +511,43 @@ def test_the_row_of_an_epoch_says_what_it_must(make_run, make_source, validate_w
     assert (row["step"], row["name"], row["epoch"]) == (4, "last layers", 1)
     assert len(row["batch_losses"]) == len(row["batch_rates"]) == 5
     assert row["seconds"] > row["time"] >= 0
+
+
+class Holed:
+    """Another source with some of its batches empty, as those are whose pictures went."""
+
+    def __init__(self, source, empty: set[int]) -> None:
+        self.source, self.empty = source, empty
+        self.sample_count = source.sample_count
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self, epoch: int, *, start: int = 0):
+        for number, batch in enumerate(self.source.epoch(epoch, start=start), start=start):
+            gone = number in self.empty
+            yield Batch(batch.inputs[:0], batch.targets[:0], batch.index[:0]) if gone else batch
+
+
+@pytest.mark.parametrize("empty", [{0}, {2}, {4}, {0, 1, 4}])
+def test_an_empty_batch_is_passed_over_and_counts_as_a_batch(make_run, make_source, empty) -> None:
+    class Steps(Callback):
+        def __init__(self) -> None:
+            self.places: list[int] = []
+
+        def after_step(self, run) -> None:
+            self.places.append(run.span.done)
+
+    run, steps = make_run(), Steps()
+    fit(run, Holed(make_source(), empty), **options(epochs=2, callbacks=[steps]))
+    assert run.step == 2 * (5 - len(empty))
+    assert run.span.done == run.span.total == 10
+    trained = [5 * epoch + batch for epoch in range(2) for batch in range(5) if batch not in empty]
+    assert steps.places == [place + 1 for place in trained]
+    assert all(math.isfinite(loss) for loss in run.history["train_loss"])
+    assert [len(row["batch_losses"]) for row in run.history] == [5 - len(empty)] * 2
+
+
+def test_an_epoch_without_a_sample_is_an_error_and_no_crash(make_run, make_source) -> None:
+    with pytest.raises(DataError, match="every batch of the epoch was empty"):
+        fit(make_run(), Holed(make_source(), set(range(5))), **options())

@@ -177,7 +177,10 @@ def _data(summary: Mapping[str, Any]) -> dict[str, Any]:
         "word": "Tag" if data.get("task") == str(Task.MULTI_LABEL) else "Class",
         "quarantined": data.get("quarantined") or [],
         "quarantined_count": data.get("quarantined_count") or 0,
+        "lost": data.get("lost") or [],
+        "lost_count": data.get("lost_count") or 0,
         "duplicates": data.get("duplicates") or 0,
+        "leaked": data.get("leaked") or 0,
         "notes": data.get("notes") or [],
     }
 
