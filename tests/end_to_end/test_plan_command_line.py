@@ -115,8 +115,29 @@ def test_a_plan_is_run_with_the_options_of_train(plan, make_folder, tmp_path, ca
     forecast = json.loads(capsys.readouterr().out)
     assert forecast["pictures_per_second"]["1. only the head"] > 0
     assert forecast["memory_bytes"] > 10e6
-    assert run([*arguments, "--out", str(out), "--json", "--epochs", "0.5", "--time", "5m"]) == 0
+    arguments += ["--out", str(out)]
+    followed = ["--json", "--epochs", "0.5", "--time", "5m", "--log", "csv,tensorboard"]
+    assert run([*arguments, *followed]) == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert [step["epochs"] for step in steps if step["name"] == "only the head"] == [1]
     assert Plan.from_yaml(out).phases[0].name == "only the head"
+    assert (out / "history.csv").read_text().count("only the head") == 1
+    assert len(list((out / "tensorboard").iterdir())) == 1
     fails(capsys, [*arguments, "--cycles", "2"], 2, "--cycles")
+
+
+def test_pictures_grow_in_a_phase_of_the_recipe(make_folder, tmp_path, capsys) -> None:
+    path, out = tmp_path / "growing.yaml", tmp_path / "run"
+    path.write_text(
+        "headstart_plan: 1\nphases:\n"
+        "  - name: all\n    epochs: 3\n    schedule: one_cycle\n    learning_rate: 1e-3\n    frozen_to: 0\n"
+        "    image_size: 64\n    image_size_schedule: {name: linear, start: 0.5, end: 1}\n"
+    )
+    pictures = make_folder({"a": 16, "b": 16}, height=70, width=70)
+    arguments = ["plan", "run", str(path), str(pictures), "--arch", ARCH, "--from-scratch", "-q", "--json"]
+    assert run([*arguments, "--threads", "2", "--image-size", "64", "--out", str(out)]) == 0
+    steps = {step["name"]: step["epochs"] for step in json.loads(capsys.readouterr().out)["steps"]}
+    assert {name: count for name, count in steps.items() if name.startswith("all")} == {
+        "all at 32x32": 1,
+        "all at 64x64": 2,
+    }

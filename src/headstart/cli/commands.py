@@ -292,6 +292,8 @@ def train(
         return _with_averages(_with_mixing(made, mixing), loss, ema, snapshots)
 
     chosen_plan = planned()
+    if plan is not None and (cycles is not None or sizes):
+        narrator.say("the plan has its own cycles and sizes: those of the options are left aside")
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
     loggers = _loggers(log, Path() if run_folder is None else run_folder.path)
     data = _data(

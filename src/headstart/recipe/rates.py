@@ -21,19 +21,24 @@ DEFAULT_RATE = 1e-3
 LOWEST_RATE = 5e-4
 HIGHEST_RATE = 1e-2
 BELOW_RISE = 5.0
+# Seconds of a budget that are kept for the model and the report.
+LEAST_RESERVE = 5.0
 
 
 def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""
     if steps.clock.budget is None:
         return phase
+    if steps.clock.left(LEAST_RESERVE) <= 0:
+        steps.narrator.say(f"  no time is left for {phase.name}: skipped")
+        return None
     learner = steps.learner.precompute() if phase.precompute else steps.learner
     cost = measure_step(learner)
     epoch = cost.seconds * steps.data.steps_per_epoch
     seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
     # What follows the phase costs about a third of a training step for each picture and view.
     views = 1 + len(steps.data.views) + (3 if phase.frozen_to == 0 else 0)  # points on the way there
-    reserve = 5 + epoch * seen * views / (3 * len(steps.data.rows("train")))
+    reserve = LEAST_RESERVE + epoch * seen * views / (3 * len(steps.data.rows("train")))
     steps.reserve = reserve
     left = steps.clock.left(reserve)
     steps.narrator.say(

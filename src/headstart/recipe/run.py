@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headstart.errors import UsageError
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock, parse_duration
@@ -94,11 +93,9 @@ def make_plan(
 ) -> Plan:
     """Return the plan in a YAML file (or a run's folder), or the eight steps where there is none.
 
-    Raises `UsageError` for cycles or sizes beside a file, which has its own.
+    A plan has its own cycles and sizes: of what is given beside it only `epochs` counts, which scales it.
     """
     if path is not None:
-        if cycles is not None or sizes:
-            raise UsageError("a plan says its own cycles and sizes", "change it with headstart plan edit")
         plan = Plan.from_yaml(path)
         return plan if epochs == 1 else plan.scaled(epochs)
     return eight_steps(

@@ -56,6 +56,4 @@ def test_a_plan_of_one_s_own_is_scaled_and_keeps_its_cycles(tmp_path) -> None:
     Plan((Phase("only", 4, learning_rate=1e-3),)).to_yaml(path)
     assert make_plan(path, pictures=10).phases[0].epochs == 4
     assert make_plan(path, epochs=0.5).phases[0].epochs == 2
-    for given_too in ({"cycles": 2}, {"sizes": ((64, 64),)}):
-        with pytest.raises(UsageError, match="its own cycles"):
-            make_plan(path, **given_too)
+    assert make_plan(path, cycles=2, sizes=((64, 64),)) == make_plan(path)

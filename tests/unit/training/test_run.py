@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headstart.errors import ConfigError, InputMissingError
-from headstart.training import History, Schedule, Span, sgdr
+from headstart.training import History, Schedule, Span, sequence, sgdr, warm_up
 
 ROWS = [{"epoch": 0, "valid_loss": 0.5}, {"epoch": 1, "valid_loss": 0.25}, {"epoch": 2}]
 
@@ -77,3 +77,11 @@ def test_a_span_survives_json() -> None:
     span.record([0.1, 0.2])
     span.sizes += [8, 8]
     assert Span.from_plain(json.loads(json.dumps(span.to_plain()))) == span
+
+
+def test_a_span_of_a_sequence_s_stretch_survives_json() -> None:
+    schedule = sequence((1, warm_up(pct_start=1)), (0.3, sgdr(3))).between(1 / 7, 0.9)
+    span = Span("all", 8, 4, 5, schedule)
+    again = Span.from_plain(json.loads(json.dumps(span.to_plain())))
+    assert again.terms == span.terms
+    assert again.schedule.factor(11, 20) == schedule.factor(11, 20)
