@@ -36,6 +36,7 @@ from headstart.environment import process_seconds
 from headstart.errors import DataError, UsageError
 from headstart.inference import to_device
 from headstart.training.callbacks import Callback
+from headstart.training.checkpointer import in_order
 from headstart.training.guard import Guard
 from headstart.training.interrupts import Interrupts
 from headstart.training.losses import Loss
@@ -145,7 +146,7 @@ class _Fit:
         self.loss = loss
         self.forward = forward
         self.validate = validate
-        self.callbacks = callbacks
+        self.callbacks = in_order(callbacks)
         self.gradient_clip = gradient_clip
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -161,8 +162,11 @@ class _Fit:
                     "resume with the arguments that the phase began with",
                 )
             span = restored
+        else:
+            # What a callback decided before a restart holds.
+            self.run.stop_reason = ""
         self.run.span = self.span = span
-        self.run.stop_reason, self.run.stop_signal = "", None
+        self.run.stop_signal = None
 
     def train(self) -> None:
         run, span = self.run, self.span
