@@ -23,10 +23,7 @@ from headstart.storage import json_bytes, load_tensors, read_json, tensor_bytes
 from headstart.training.callbacks import Callback
 from headstart.training.checkpoint_folder import checkpoints, fault_of, prune, write_checkpoint_folder
 from headstart.training.disk import Disk
-from headstart.training.run import History, Run, Span
-
-INTERRUPTED = ("interrupted", "non-finite loss")
-"""Reasons to stop that hold for a process, not for the run: training goes on after a restart."""
+from headstart.training.run import PASSING_REASONS, History, Run, Span
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _plain_state(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "versions": versions(),
-        "stop_reason": "" if run.stop_reason in INTERRUPTED else run.stop_reason,
+        "stop_reason": "" if run.stop_reason in PASSING_REASONS else run.stop_reason,
         "span": run.span.to_plain() if run.span is not None else None,
         "history": run.history.rows,
         "optimizer": _optimizer_settings(run),

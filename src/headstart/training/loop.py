@@ -42,7 +42,7 @@ from headstart.training.interrupts import Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.precision import autocast_for
-from headstart.training.run import Row, Run, Span
+from headstart.training.run import PASSING_REASONS, Row, Run, Span
 from headstart.training.schedules import Schedule
 from headstart.training.seeding import own_randomness, seed_step
 from headstart.types import Batch, BatchSource
@@ -162,8 +162,8 @@ class _Fit:
                     "resume with the arguments that the phase began with",
                 )
             span = restored
-        else:
-            # What a callback decided before a restart holds.
+        # What a callback decided before a restart holds.
+        if span is not restored or self.run.stop_reason in PASSING_REASONS:
             self.run.stop_reason = ""
         self.run.span = self.span = span
         self.run.stop_signal = None

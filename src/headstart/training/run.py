@@ -19,6 +19,9 @@ from headstart.training.schedules import Schedule
 Row: TypeAlias = dict[str, Any]
 """An epoch: its losses, metrics, seconds and rates."""
 
+PASSING_REASONS = ("interrupted", "non-finite loss")
+"""Reasons to stop that hold for a process, not for the run: after a restart training goes on."""
+
 _SMOOTHING = 0.98
 MAX_HISTORY_BYTES = 256 * 2**20
 
