@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headstart.training.checkpoint import find_checkpoint as find_checkpoint
     from headstart.training.checkpoint import load_checkpoint as load_checkpoint
     from headstart.training.checkpoint import save_checkpoint as save_checkpoint
+    from headstart.training.checkpoint import set_threads as set_threads
     from headstart.training.checkpointer import Checkpointer as Checkpointer
     from headstart.training.finder import FinderResult as FinderResult
     from headstart.training.finder import lr_find as lr_find
@@ -51,7 +52,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
-    "checkpoint": ("Found", "Restored", "find_checkpoint", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": (
+        "Found",
+        "Restored",
+        "find_checkpoint",
+        "load_checkpoint",
+        "save_checkpoint",
+        "set_threads",
+    ),
     "checkpointer": ("Checkpointer",),
     "finder": ("FinderResult", "lr_find"),
     "guard": ("NonFiniteError",),

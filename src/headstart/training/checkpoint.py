@@ -23,7 +23,8 @@ from headstart.storage import json_bytes, load_tensors, read_json, tensor_bytes
 from headstart.training.callbacks import Callback
 from headstart.training.checkpoint_folder import checkpoints, fault_of, prune, write_checkpoint_folder
 from headstart.training.disk import Disk
-from headstart.training.run import PASSING_REASONS, History, Run, Span
+from headstart.training.interrupts import PASSING_REASONS
+from headstart.training.run import History, Run, Span
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,18 @@ def load_checkpoint(path: Path | Found, run: Run, *, callbacks: Sequence[Callbac
     found = path if isinstance(path, Found) else find_checkpoint(path)
     notes = _restore(found, run, callbacks)
     return Restored(found.path, found.extra, (*found.notes, *notes))
+
+
+def set_threads(found: Found) -> tuple[str, ...]:
+    """Let torch compute with as many threads as when a checkpoint was written; say so where that is a change.
+
+    The order in which numbers are added, and so their last bits, depends on it.
+    """
+    count, now = int(found.state["threads"]), torch.get_num_threads()
+    if count == now:
+        return ()
+    torch.set_num_threads(count)
+    return (f"torch computes with {count} threads, as it did, and not with {now}",)
 
 
 def _plain_state(
@@ -265,7 +278,7 @@ def named_callbacks(callbacks: Sequence[Callback]) -> dict[str, Callback]:
 
 
 def _callback_states(callbacks: Sequence[Callback]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Return the tensors and the rest of what callbacks remember; those that remember nothing are left out."""
+    """Return the tensors and the rest of what callbacks remember, of those that remember something."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
     for name, callback in named_callbacks(callbacks).items():

@@ -85,9 +85,8 @@ class Checkpointer(Callback):
 
     def after_step(self, run: Run) -> None:
         """Save where the time for it has come."""
-        if self.steps is not None and run.step % self.steps == 0:
-            self.save(run)
-        elif self._waited() >= self.seconds and self._affordable():
+        due = self.steps is not None and run.step % self.steps == 0
+        if due or (self._waited() >= self.seconds and self._affordable()):
             self.save(run)
 
     def after_epoch(self, run: Run, row: Row) -> None:

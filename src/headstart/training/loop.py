@@ -38,11 +38,11 @@ from headstart.inference import to_device
 from headstart.training.callbacks import Callback
 from headstart.training.checkpointer import in_order
 from headstart.training.guard import Guard
-from headstart.training.interrupts import Interrupts
+from headstart.training.interrupts import AT_ONCE, PASSING_REASONS, Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.precision import autocast_for
-from headstart.training.run import PASSING_REASONS, Row, Run, Span
+from headstart.training.run import Row, Run, Span
 from headstart.training.schedules import Schedule
 from headstart.training.seeding import own_randomness, seed_step
 from headstart.types import Batch, BatchSource
@@ -188,7 +188,9 @@ class _Fit:
             finally:
                 self.forward.train(was_training)
                 if self.interrupts.received is not None:
-                    run.stop_reason, run.stop_signal = "interrupted", self.interrupts.received
+                    once = self.interrupts.count == 1
+                    run.stop_reason = "interrupted" if once else AT_ONCE
+                    run.stop_signal = self.interrupts.received
                 self._each(lambda callback: callback.after_fit(run))
 
     def train_epoch(self) -> bool:

@@ -19,9 +19,6 @@ from headstart.training.schedules import Schedule
 Row: TypeAlias = dict[str, Any]
 """An epoch: its losses, metrics, seconds and rates."""
 
-PASSING_REASONS = ("interrupted", "non-finite loss")
-"""Reasons to stop that hold for a process, not for the run: after a restart training goes on."""
-
 _SMOOTHING = 0.98
 MAX_HISTORY_BYTES = 256 * 2**20
 
@@ -192,7 +189,8 @@ class Run:
     `step` and `epoch` count optimiser steps and whole epochs since the run began, over all phases.
     `precision` is resolved when the run is made (`auto` → what the device is fast at). `span` is the
     phase under way, or the last one. `stop_reason` is empty unless training ended before its time:
-    `interrupted` (and then `stop_signal` has the signal's number), `non-finite loss`, or what a
+    `interrupted` (and then `stop_signal` has the signal's number), `ended at once` (by a second signal),
+    `non-finite loss`, or what a
     callback wrote there, which is how a callback stops training.
     """
 
