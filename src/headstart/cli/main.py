@@ -55,7 +55,8 @@ def run(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt) as error:
-        code = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        terminated = Terminated in (type(error), type(error.__cause__))
+        code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         hint = "a run that has begun goes on with: headstart resume RUN"
         return _fail("INTERRUPTED", "stopped before the end", hint, code, as_json)
     except BrokenPipeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headstart.recipe.body import Body
 from headstart.recipe.clock import parse_duration
 from headstart.recipe.flips import check_flips, probe_flips
+from headstart.recipe.folder import RunFolder
 from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
@@ -26,6 +27,7 @@ __all__ = [
     "Narrator",
     "Origin",
     "Result",
+    "RunFolder",
     "Saving",
     "StepResult",
     "TerminalNarrator",

@@ -43,7 +43,14 @@ class Found:
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Read what was handed to `save_checkpoint` as `extra_tensors`."""
-        return load_tensors(self.path / "extra.safetensors")
+        return self.tensors("extra")
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """Read the tensors of `model`, `optimizer`, `callbacks` or `extra`, in memory as they lay."""
+        found = load_tensors(self.path / f"{group}.safetensors")
+        for name in self.state["channels_last"][group]:
+            found[name] = found[name].contiguous(memory_format=torch.channels_last)
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,32 @@ def checkpoint_files(
 ) -> dict[str, bytes]:
     """Return the files of a checkpoint, but for its manifest."""
     callback_tensors, callback_plain = _callback_states(callbacks)
-    return {
-        "callbacks.safetensors": tensor_bytes({**callback_tensors, **_random_tensors(run)}),
-        "extra.safetensors": tensor_bytes(extra_tensors or {}),
-        "model.safetensors": tensor_bytes(run.model.state_dict()),
-        "optimizer.safetensors": tensor_bytes(_optimizer_tensors(run)),
-        "state.json": json_bytes(_plain_state(run, callback_plain, dict(extra or {}), run_id)),
+    groups = {
+        "callbacks": {**callback_tensors, **_random_tensors(run)},
+        "extra": dict(extra_tensors or {}),
+        "model": run.model.state_dict(),
+        "optimizer": _optimizer_tensors(run),
     }
+    state = _plain_state(run, callback_plain, dict(extra or {}), run_id)
+    state["channels_last"] = {name: _channels_last(tensors) for name, tensors in groups.items()}
+    return {
+        **{f"{name}.safetensors": tensor_bytes(tensors) for name, tensors in groups.items()},
+        "state.json": json_bytes(state),
+    }
+
+
+def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that lie in channels-last memory, which safetensors does not say.
+
+    Bits depend on it: AdamW on a convolution whose moments lay otherwise than its weights gave others.
+    """
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.ndim == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    ]
 
 
 def find_checkpoint(path: Path, *, run_id: str | None = None) -> Found:
@@ -182,13 +208,13 @@ def _plain_state(
 
 def _restore(found: Found, run: Run, callbacks: Sequence[Callback]) -> list[str]:
     state = found.state
-    model = load_tensors(found.path / "model.safetensors")
+    model = found.tensors("model")
     _check_model(run.model, model)
     named = named_callbacks(callbacks)
     _check_callbacks(named, state["callbacks"])
     run.model.load_state_dict(model)
-    _restore_optimizer(run, state["optimizer"], load_tensors(found.path / "optimizer.safetensors"))
-    tensors = load_tensors(found.path / "callbacks.safetensors")
+    _restore_optimizer(run, state["optimizer"], found.tensors("optimizer"))
+    tensors = found.tensors("callbacks")
     _restore_callbacks(named, state["callbacks"], tensors)
     run.step, run.epoch, run.seed = state["step"], state["epoch"], state["seed"]
     run.history = History(state["history"])
