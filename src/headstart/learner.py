@@ -48,17 +48,21 @@ from headstart.models import (
 from headstart.training import (
     EMA,
     Callback,
+    Checkpointer,
     EarlyStop,
     FinderResult,
+    Found,
     LabelCounts,
     Loss,
     Phase,
+    Plan,
     ProgressTable,
     Run,
     Schedule,
     Settings,
     autocast_for,
     constant,
+    find_checkpoint,
     fit,
     flat_cos,
     group_rates,
@@ -70,6 +74,7 @@ from headstart.training import (
     one_cycle,
     resolve_precision,
     save_checkpoint,
+    set_threads,
     sgdr,
 )
 from headstart.types import BatchSource, Prepare, Task
@@ -390,10 +395,13 @@ class Learner:
         self.lr_find(start=1e-8, end=1e-7, iterations=steps)
         return (time.monotonic() - started) / steps
 
-    def run_phase(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+    def run_phase(
+        self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
+    ) -> None:
         """Train one phase of a plan: move the line, set the size, run its epochs.
 
-        Raises `UsageError` when the phase has no learning rate: find one with `lr_find`.
+        `resume`: a checkpoint within the phase, to go on from. Raises `UsageError` when the phase has no
+        learning rate: find one with `lr_find`.
         """
         if phase.learning_rate is None:
             raise UsageError(f"the phase {phase.name!r} has no learning rate", "find one with lr_find()")
@@ -408,11 +416,15 @@ class Learner:
             mixing = (phase.mixing, phase.mixing_alpha)
         if phase.precompute or not self._augments:
             mixing = ("none", None)
-        source, forward = self._training_source(augment=augment, mixing=mixing)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         stopping = (EarlyStop(),) if phase.stop_early else ()
         averaging = () if self.settings.ema is None else (EMA(self.settings.ema),)
+        every = (*self.callbacks, *callbacks, *stopping, *averaging)
+        self._describe_to(every, phase)
+        if resume is not None:
+            load_checkpoint(resume, self.run, callbacks=every)
+        source, forward = self._training_source(augment=augment, mixing=mixing)
         fit(
             self.run,
             source,
@@ -422,11 +434,27 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping, *averaging),
+            callbacks=every,
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
+            resume=resume is not None,
         )
+
+    def _describe_to(self, callbacks: Sequence[Callback], phase: Phase) -> None:
+        """Let checkpoints say what is trained, so that `resume` knows."""
+        for callback in callbacks:
+            if isinstance(callback, Checkpointer):
+                callback.facts |= self._facts()
+                callback.facts["phase"] = Plan((phase,), self.settings).to_yaml()
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "frozen_line": self.model.frozen_line,
+            "classes": list(self.data.classes),
+            "image_size": list(self.data.image_size),
+            "batch_size": self.data.batch_size,
+        }
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts
@@ -553,20 +581,58 @@ class Learner:
 
         Returns the checkpoint's own folder. Raises `StorageError` when the disk is full.
         """
-        extra = {"frozen_line": self.model.frozen_line, "classes": list(self.data.classes)}
-        return save_checkpoint(Path(path), self.run, extra=extra)
+        return save_checkpoint(Path(path), self.run, extra=self._facts())
 
     def load(self, path: str | Path) -> None:
         """Read the newest good checkpoint that `save` wrote into a folder.
 
         Raises `ConfigError` when none is whole, or when it is of another model or other classes.
         """
+        found = find_checkpoint(Path(path))
+        self._check_classes(found)
         if self.run.optimizer is None:
             self._prepare_run(self._rates(1.0))
-        restored = load_checkpoint(Path(path), self.run)
-        if tuple(restored.extra["classes"]) != self.data.classes:
-            raise ConfigError(f"the checkpoint {path} is of other classes", "load it with its own data")
-        self.model.freeze_at(int(restored.extra["frozen_line"]))
+        load_checkpoint(found, self.run)
+        self.model.freeze_at(int(found.extra["frozen_line"]))
+
+    def resume(self, path: str | Path, callbacks: Sequence[Callback] = ()) -> tuple[str, ...]:
+        """Go on with the training that a `Checkpointer` wrote into a folder, to the end of its phase.
+
+        On a CPU the outcome has the bits that training without a break would have had: the number of
+        threads that compute is set to what it was, that of threads that read pictures has no effect.
+        `callbacks` are those that `run_phase` got, beside the learner's own; checkpoints go on where
+        they are, unless a `Checkpointer` is among them. Returns what a person should know: which checkpoint
+        was passed over, and what is not as it was. Raises `InputMissingError` where there is nothing to
+        resume, `ConfigError` where no checkpoint is whole, or of this model, these classes and settings.
+        """
+        found = find_checkpoint(Path(path))
+        self._check_classes(found)
+        if "phase" not in found.extra:
+            raise ConfigError(f"{found.path} was not written while a phase was trained", "use load() for it")
+        plan = Plan.from_yaml(found.extra["phase"])
+        if plan.settings != self.settings:
+            raise ConfigError(
+                f"the settings are {self.settings}, and were {plan.settings}",
+                "make the Learner with the settings that the training began with",
+            )
+        height, width = found.extra["image_size"]
+        if self.data.image_size != (height, width):
+            self.set_data(self.data.resize((height, width)))
+        self.data = self.data.with_options(batch_size=found.extra["batch_size"])
+        notes = set_threads(found)
+        every = tuple(callbacks)
+        if not any(isinstance(callback, Checkpointer) for callback in (*self.callbacks, *every)):
+            folder = found.path.parent
+            every = (*every, Checkpointer(folder))
+        for callback in (*self.callbacks, *every):
+            if isinstance(callback, Checkpointer):
+                callback.take_over(found)
+        self.run_phase(plan.phases[0], every, resume=found)
+        return (*found.notes, *notes)
+
+    def _check_classes(self, found: Found) -> None:
+        if tuple(found.extra.get("classes", ())) != self.data.classes:
+            raise ConfigError(f"the checkpoint {found.path} is of other classes", "load it with its own data")
 
     def export(
         self,

@@ -17,7 +17,7 @@ from headstart.errors import UsageError
 if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
-    from headstart.recipe import Narrator
+    from headstart.recipe import Narrator, Result
     from headstart.training import Plan
     from headstart.types import Size
 
@@ -141,7 +141,7 @@ def _narrator(quiet: bool) -> Narrator:
     return Narrator() if quiet else TerminalNarrator()
 
 
-def _data(
+def read_data(
     source: Source,
     narrator: Narrator,
     *,
@@ -160,6 +160,7 @@ def _data(
     resize: str = "auto",
     quarantine: Path | None = None,
 ) -> ImageData:
+    """Read the pictures, look at each of them, and say what a person should know."""
     from headstart.imagedata import ImageData
 
     samples = source.read(seed=seed)
@@ -241,6 +242,7 @@ def train(
 ) -> int:
     """Train a classifier on a folder of pictures by the eight steps."""
     from headstart import recipe
+    from headstart.cli.resuming import origin_of
     from headstart.evaluation import metric as known_metric
     from headstart.types import parse_size
 
@@ -255,7 +257,7 @@ def train(
     )
     chosen_plan = _with_averages(_with_mixing(chosen_plan, mixing), loss, ema, snapshots)
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
-    data = _data(
+    data = read_data(
         source,
         narrator,
         image_size=sizes.split(",")[0] if sizes else image_size,
@@ -289,15 +291,71 @@ def train(
         metric=metric,
         device=device,
         folds=folds,
+        origin=origin_of(
+            source,
+            image_size=sizes.split(",")[0] if sizes else image_size,
+            augment=augment,
+            max_zoom=max_zoom,
+            batch_size=data.batch_size,
+            valid=valid,
+            test=test,
+            seed=seed,
+            threads=threads,
+            largest_size=recipe.largest_size(chosen_plan),
+            balance=balance,
+            cache=cache,
+            max_bad=max_bad,
+            resize=resize,
+            quarantine=quarantine,
+        ),
     )
+    return _tell(result, as_json)
+
+
+def _tell(result: Result, as_json: bool) -> int:
+    """Print what a run gave, and return the exit code."""
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
     else:
         _print_result(result)
     if result.stop_signal is not None:
-        print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
+        print(
+            f"stopped early; what was trained is in {result.folder}; "
+            f"go on with: headstart resume {result.folder}",
+            file=sys.stderr,
+        )
         return 128 + result.stop_signal
     return 0
+
+
+@app.command("resume")
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that ended before its time.")],
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on though pictures were added, removed or changed.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that read pictures. Default: as the run began; never matters.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Go on with a run that was stopped or killed, to the result that it would have had."""
+    from headstart import recipe
+    from headstart.cli.resuming import data_again
+
+    narrator = _narrator(quiet)
+    journal = recipe.Journal.read(run)
+    if journal.complete:
+        journal.sweep()
+        if as_json:
+            print((run / "summary.json").read_text("utf-8"), end="")
+        else:
+            print(f"{run} is complete: there is nothing left to do")
+        return 0
+    data = data_again(journal, narrator, threads=threads)
+    return _tell(recipe.go_on(journal, data, narrator, accept_changes=accept_changes), as_json)
 
 
 def _ratio(text: str) -> float | None:
@@ -309,10 +367,7 @@ def _ratio(text: str) -> float | None:
         raise UsageError(f"--rate-ratio {text!r} is neither a number nor auto") from None
 
 
-def _print_result(result: object) -> None:
-    from headstart.recipe import Result
-
-    assert isinstance(result, Result)
+def _print_result(result: Result) -> None:
     print(result.headline())
     print(f"report  {result.report}")
     print(f"model   {result.model}")
@@ -436,7 +491,7 @@ def lr_find(
         raise OutputError(f"{plot} exists already", "choose another file with --plot, or use --force")
     _limit_threads(threads)
     narrator = _narrator(quiet)
-    data = _data(
+    data = read_data(
         source,
         narrator,
         image_size=image_size,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,11 +87,11 @@ def stopped_at(call: int, trained: list[str], monkeypatch: pytest.MonkeyPatch) -
     """Let the run of a fold fail the `call`-th time, and note the folds."""
     run = EightSteps.run
 
-    def killed(steps: EightSteps) -> Result:
+    def killed(steps: EightSteps, *given: Any) -> Result:
         trained.append(steps.folder.path.name)
         if len(trained) == call:
             raise MemoryError
-        return run(steps)
+        return run(steps, *given)
 
     monkeypatch.setattr(EightSteps, "run", killed)
 
