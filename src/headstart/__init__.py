@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from headstart.models import Classifier as Classifier
     from headstart.models import create_classifier as create_classifier
     from headstart.recipe import eight_steps as eight_steps
+    from headstart.recipe import resume as resume
     from headstart.recipe import train as train
     from headstart.training import Callback as Callback
+    from headstart.training import Checkpointer as Checkpointer
     from headstart.training import Phase as Phase
     from headstart.training import Plan as Plan
     from headstart.training import Schedule as Schedule
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Callback": ("training", "Callback"),
+    "Checkpointer": ("training", "Checkpointer"),
     "Classifier": ("models", "Classifier"),
     "HeadstartError": ("errors", "HeadstartError"),
     "ImageData": ("imagedata", "ImageData"),
@@ -56,11 +59,13 @@ _PLACES = {
     "eight_steps": ("recipe", "eight_steps"),
     "evaluation": ("evaluation", ""),
     "load": ("deploy", "load_predictor"),
+    "resume": ("recipe", "resume"),
     "train": ("recipe", "train"),
 }
 
 __all__ = [  # noqa: RUF022
     "train",
+    "resume",
     "load",
     "ImageData",
     "Learner",
@@ -72,6 +77,7 @@ __all__ = [  # noqa: RUF022
     "Schedule",
     "Settings",
     "Callback",
+    "Checkpointer",
     "Samples",
     "Table",
     "Rules",

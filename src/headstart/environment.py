@@ -96,3 +96,24 @@ def process_seconds() -> float:
 
 
 _IMPORTED = time.monotonic()
+
+
+def process_started(pid: int) -> float | None:
+    """Return when a process began, in ticks since the machine did; None where no such process runs.
+
+    Elsewhere than on Linux: 0 where it runs.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            fields = stream.read().rpartition(b")")[2].split()
+        return None if fields[0] == b"Z" else float(fields[19])
+    except OSError:
+        if os.path.isdir("/proc/self"):
+            return None
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return 0.0
+    except OSError:
+        return None
+    return 0.0

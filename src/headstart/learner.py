@@ -55,11 +55,14 @@ from headstart.models.engine import CHECKED
 from headstart.training import (
     EMA,
     Callback,
+    Checkpointer,
     EarlyStop,
     FinderResult,
+    Found,
     LabelCounts,
     Loss,
     Phase,
+    Plan,
     RateWarning,
     RecalibrateBatchNorm,
     ReduceOnPlateau,
@@ -70,6 +73,7 @@ from headstart.training import (
     TrialsResult,
     autocast_for,
     constant,
+    find_checkpoint,
     fit,
     flat_cos,
     group_rates,
@@ -83,6 +87,7 @@ from headstart.training import (
     recalibrate_batch_norm,
     resolve_precision,
     save_checkpoint,
+    set_threads,
     sgdr,
     try_rates,
 )
@@ -501,20 +506,35 @@ class Learner:
                 )
         return (time.monotonic() - started) / steps
 
-    def run_phase(self, phase: Phase, callbacks: Sequence[Callback] = ()) -> None:
+    def run_phase(
+        self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
+    ) -> None:
         """Train one phase of a plan: move the line, set the size, run its epochs.
 
-        Raises `UsageError` when the phase has no learning rate: find one with `lr_find`.
+        `resume`: a checkpoint within the phase, to go on from. Raises `UsageError` when the phase has no
+        learning rate: find one with `lr_find`.
         """
         if phase.learning_rate is None:
             raise UsageError(f"the phase {phase.name!r} has no learning rate", "find one with lr_find()")
-        for stretch in phase.stretches(self.data.image_size):
-            self._run_stretch(stretch, callbacks)
+        # Sizes that grow cut a phase into stretches; a checkpoint knows its own.
+        known = {} if resume is None else resume.extra
+        height, width = known.get("first_size", self.data.image_size)
+        stretches = phase.stretches((height, width))
+        first = known.get("stretch", 0)
+        for number in range(first, len(stretches)):
+            facts = {
+                "phase": Plan((phase,), self.settings).to_yaml(),
+                "stretch": number,
+                "first_size": [height, width],
+            }
+            self._run_stretch(stretches[number], callbacks, facts, resume if number == first else None)
             if self.run.stop_reason:
                 break
 
-    def _run_stretch(self, phase: Phase, callbacks: Sequence[Callback]) -> None:
-        """Train a phase of one picture size."""
+    def _run_stretch(
+        self, phase: Phase, callbacks: Sequence[Callback], facts: dict[str, object], resume: Found | None
+    ) -> None:
+        """Train a phase of one picture size; `facts` go into its checkpoints."""
         assert phase.learning_rate is not None
         self.freeze_to(phase.frozen_to)
         if phase.image_size is not None and phase.image_size != self.data.image_size:
@@ -527,10 +547,16 @@ class Learner:
             mixing = (phase.mixing, phase.mixing_alpha)
         if phase.precompute or not self._augments:
             mixing = ("none", None)
-        views = phase.views if phase.precompute else self._views
-        source, forward = self._training_source(augment=augment or views > 0, mixing=mixing, views=views)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
+        every = (*self.callbacks, *callbacks, *self._callbacks_of(phase))
+        for callback in every:
+            if isinstance(callback, Checkpointer):
+                callback.facts |= self._facts() | facts
+        if resume is not None:
+            load_checkpoint(resume, self.run, callbacks=every)
+        views = phase.views if phase.precompute else self._views
+        source, forward = self._training_source(augment=augment or views > 0, mixing=mixing, views=views)
         fit(
             self.run,
             source,
@@ -540,10 +566,11 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *self._callbacks_of(phase)),
+            callbacks=every,
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
+            resume=resume is not None,
         )
 
     def _callbacks_of(self, phase: Phase) -> tuple[Callback, ...]:
@@ -570,6 +597,14 @@ class Learner:
             plain, part = self._training_source(augment=False)
             found.append(RecalibrateBatchNorm(part, plain))
         return tuple(found)
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "frozen_line": self.model.frozen_line,
+            "classes": list(self.data.classes),
+            "image_size": list(self.data.image_size),
+            "batch_size": self.data.batch_size,
+        }
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         self._advise(rates, name)
@@ -740,20 +775,58 @@ class Learner:
 
         Returns the checkpoint's own folder. Raises `StorageError` when the disk is full.
         """
-        extra = {"frozen_line": self.model.frozen_line, "classes": list(self.data.classes)}
-        return save_checkpoint(Path(path), self.run, extra=extra)
+        return save_checkpoint(Path(path), self.run, extra=self._facts())
 
     def load(self, path: str | Path) -> None:
         """Read the newest good checkpoint that `save` wrote into a folder.
 
         Raises `ConfigError` when none is whole, or when it is of another model or other classes.
         """
+        found = find_checkpoint(Path(path))
+        self._check_classes(found)
         if self.run.optimizer is None:
             self._prepare_run(self._rates(1.0))
-        restored = load_checkpoint(Path(path), self.run)
-        if tuple(restored.extra["classes"]) != self.data.classes:
-            raise ConfigError(f"the checkpoint {path} is of other classes", "load it with its own data")
-        self.model.freeze_at(int(restored.extra["frozen_line"]))
+        load_checkpoint(found, self.run)
+        self.model.freeze_at(int(found.extra["frozen_line"]))
+
+    def resume(self, path: str | Path, callbacks: Sequence[Callback] = ()) -> tuple[str, ...]:
+        """Go on with the training that a `Checkpointer` wrote into a folder, to the end of its phase.
+
+        On a CPU the outcome has the bits that training without a break would have had: the number of
+        threads that compute is set to what it was, that of threads that read pictures has no effect.
+        `callbacks` are those that `run_phase` got, beside the learner's own; checkpoints go on where
+        they are, unless a `Checkpointer` is among them. Returns what a person should know: which checkpoint
+        was passed over, and what is not as it was. Raises `InputMissingError` where there is nothing to
+        resume, `ConfigError` where no checkpoint is whole, or of this model, these classes and settings.
+        """
+        found = find_checkpoint(Path(path))
+        self._check_classes(found)
+        if "phase" not in found.extra:
+            raise ConfigError(f"{found.path} was not written while a phase was trained", "use load() for it")
+        plan = Plan.from_yaml(found.extra["phase"])
+        if plan.settings != self.settings:
+            raise ConfigError(
+                f"the settings are {self.settings}, and were {plan.settings}",
+                "make the Learner with the settings that the training began with",
+            )
+        height, width = found.extra["image_size"]
+        if self.data.image_size != (height, width):
+            self.set_data(self.data.resize((height, width)))
+        self.data = self.data.with_options(batch_size=found.extra["batch_size"])
+        notes = set_threads(found)
+        every = tuple(callbacks)
+        if not any(isinstance(callback, Checkpointer) for callback in (*self.callbacks, *every)):
+            folder = found.path.parent
+            every = (*every, Checkpointer(folder))
+        for callback in (*self.callbacks, *every):
+            if isinstance(callback, Checkpointer):
+                callback.take_over(found)
+        self.run_phase(plan.phases[0], every, resume=found)
+        return (*found.notes, *notes)
+
+    def _check_classes(self, found: Found) -> None:
+        if tuple(found.extra.get("classes", ())) != self.data.classes:
+            raise ConfigError(f"the checkpoint {found.path} is of other classes", "load it with its own data")
 
     def export(
         self,

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import struct
@@ -105,7 +106,8 @@ def _private_temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="headstart-"))
 
 
-def _as_storage_error(error: OSError, path: Path) -> StorageError | OutputError:
+def storage_error(error: OSError, path: Path) -> StorageError | OutputError:
+    """Return what a person is told when writing `path` failed with `error`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free // 2**20 if path.parent.exists() else 0
         return StorageError(
@@ -119,7 +121,8 @@ def _as_storage_error(error: OSError, path: Path) -> StorageError | OutputError:
     return StorageError(f"{path} could not be written: {error.strerror or error}")
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system has such a thing."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -133,9 +136,28 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    """A hidden name in the same folder that no other process or thread uses."""
+def beside(path: Path, suffix: str) -> Path:
+    """Return a hidden name in the same folder that no other process or thread uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.{suffix}")
+
+
+_LEFTOVER = re.compile(r"\..+\.\d+-\d+\.(?:tmp|old)")
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what writers that were killed left half done in a folder; return how many there were.
+
+    Only for a folder that no other process writes to.
+    """
+    if not folder.is_dir():
+        return 0
+    found = [entry for entry in folder.iterdir() if _LEFTOVER.fullmatch(entry.name)]
+    for entry in found:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    return len(found)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -153,7 +175,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
     Raises what `write_atomic` raises.
     """
-    temporary = _beside(path, "tmp")
+    temporary = beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
@@ -161,9 +183,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
-        raise _as_storage_error(error, path) from error
+        raise storage_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -249,16 +271,16 @@ def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]
         raise OutputError(f"{path} is a file, not a folder", "choose another folder")
     if path.is_symlink():
         path = path.resolve()
-    temporary = _beside(path, "tmp")
+    temporary = beside(path, "tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         _sync_tree(temporary)
         _move_into_place(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
-        raise _as_storage_error(error, path) from error
+        raise storage_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -268,7 +290,7 @@ def _sync_tree(folder: Path) -> None:
         if found.is_symlink():
             continue
         if found.is_dir():
-            _sync_folder(found)
+            sync_folder(found)
         else:
             # Windows syncs only what is open for writing; elsewhere a read-only file is synced too.
             with open(found, "rb" if os.name == "posix" else "rb+") as stream:
@@ -279,7 +301,7 @@ def _move_into_place(new: Path, path: Path) -> None:
     if not path.exists():
         os.replace(new, path)
         return
-    old = _beside(path, "old")
+    old = beside(path, "old")
     shutil.rmtree(old, ignore_errors=True)
     os.replace(path, old)
     try:
@@ -330,10 +352,15 @@ def save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write torch tensors as safetensors, atomically; shared and strided tensors are copied."""
+    write_atomic(path, tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return torch tensors as a safetensors file; shared and strided tensors are copied."""
     from safetensors.torch import save
 
     flat = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, save(flat, dict(metadata) if metadata else None))
+    return save(flat, dict(metadata) if metadata else None)
 
 
 def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:

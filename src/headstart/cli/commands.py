@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from headstart.errors import UsageError
 if TYPE_CHECKING:
     from headstart.augment import Augmentation
     from headstart.imagedata import ImageData
-    from headstart.recipe import Narrator
+    from headstart.recipe import Narrator, Result
     from headstart.training import Callback, Plan
     from headstart.types import Size
 
@@ -154,7 +154,7 @@ def _narrator(quiet: bool) -> Narrator:
     return Narrator() if quiet else TerminalNarrator()
 
 
-def _data(
+def read_data(
     source: Source,
     narrator: Narrator,
     *,
@@ -175,6 +175,7 @@ def _data(
     background: str = "white",
     on_error: str = "stop",
 ) -> ImageData:
+    """Read the pictures, look at each of them, and say what a person should know."""
     from headstart.imagedata import ImageData
 
     samples = source.read(seed=seed)
@@ -269,6 +270,7 @@ def train(
 ) -> int:
     """Train a classifier on a folder of pictures by the eight steps."""
     from headstart import recipe
+    from headstart.cli.resuming import origin_of
     from headstart.evaluation import metric as known_metric
     from headstart.types import parse_size
 
@@ -296,26 +298,25 @@ def train(
         narrator.say("the plan has its own cycles and sizes: those of the options are left aside")
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force, folds=folds)
     loggers = _loggers(log, Path() if run_folder is None else run_folder.path)
-    data = _data(
-        source,
-        narrator,
-        image_size=sizes.split(",")[0] if sizes else image_size,
-        augment=augment,
-        max_zoom=max_zoom,
-        batch_size=batch_size,
-        valid=valid,
-        test=test,
-        seed=seed,
-        threads=threads,
-        largest_size=recipe.largest_size(chosen_plan),
-        balance=balance,
-        cache=cache,
-        max_bad=max_bad,
-        resize=resize,
-        quarantine=quarantine,
-        background=background,
-        on_error=on_error,
-    )
+    options: dict[str, Any] = {
+        "image_size": sizes.split(",")[0] if sizes else image_size,
+        "augment": augment,
+        "max_zoom": max_zoom,
+        "batch_size": batch_size,
+        "valid": valid,
+        "test": test,
+        "seed": seed,
+        "threads": threads,
+        "largest_size": recipe.largest_size(chosen_plan),
+        "balance": balance,
+        "cache": cache,
+        "max_bad": max_bad,
+        "resize": resize,
+        "quarantine": quarantine,
+        "background": background,
+        "on_error": on_error,
+    }
+    data = read_data(source, narrator, **options)
     chosen_plan = planned(len(data.rows("train")))
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
@@ -335,13 +336,23 @@ def train(
             device=device,
             folds=folds,
             callbacks=loggers,
+            origin=origin_of(source, log=log, **{**options, "batch_size": data.batch_size}),
         )
+    return _tell(result, as_json)
+
+
+def _tell(result: Result, as_json: bool) -> int:
+    """Print what a run gave, and return the exit code."""
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
     else:
         _print_result(result)
     if result.stop_signal is not None:
-        print(f"stopped early; what was trained is in {result.folder}", file=sys.stderr)
+        print(
+            f"stopped early; what was trained is in {result.folder}; "
+            f"go on with: headstart resume {result.folder}",
+            file=sys.stderr,
+        )
         return 128 + result.stop_signal
     return 0
 
@@ -363,6 +374,39 @@ def _closing(loggers: Sequence[Callback]) -> contextlib.AbstractContextManager[N
     return closing_loggers(loggers)
 
 
+@app.command("resume")
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that ended before its time.")],
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on though pictures were added, removed or changed.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that read pictures. Default: as the run began; never matters.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Go on with a run that was stopped or killed, to the result that it would have had."""
+    from headstart import recipe
+    from headstart.cli.resuming import data_again
+
+    narrator = _narrator(quiet)
+    journal = recipe.Journal.read(run)
+    if journal.complete:
+        journal.sweep()
+        if as_json:
+            print((run / "summary.json").read_text("utf-8"), end="")
+        else:
+            print(f"{run} is complete: there is nothing left to do")
+        return 0
+    data = data_again(journal, narrator, threads=threads)
+    loggers = _loggers(str(journal.origin.options.get("log", "")), run)
+    with _closing(loggers):
+        result = recipe.go_on(journal, data, narrator, accept_changes=accept_changes, callbacks=loggers)
+    return _tell(result, as_json)
+
+
 def _ratio(text: str) -> float | None:
     if text == "auto":
         return None
@@ -372,10 +416,7 @@ def _ratio(text: str) -> float | None:
         raise UsageError(f"--rate-ratio {text!r} is neither a number nor auto") from None
 
 
-def _print_result(result: object) -> None:
-    from headstart.recipe import Result
-
-    assert isinstance(result, Result)
+def _print_result(result: Result) -> None:
     print(result.headline())
     print(f"report  {result.report}")
     print(f"model   {result.model}")
@@ -516,7 +557,7 @@ def lr_find(
         raise UsageError("--unfrozen and --frozen-to say different things", "give one of them")
     _limit_threads(threads)
     narrator = _narrator(quiet)
-    data = _data(
+    data = read_data(
         source,
         narrator,
         image_size=image_size,

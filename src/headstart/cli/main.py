@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 import typer
 
 from headstart.errors import HeadstartError
+from headstart.training.interrupts import Terminated, termination_raised
 
 # typer carries a click of its own, whose exceptions it names only in part: all that is wrong with
 # arguments descends from the parent of BadParameter.
 BadArguments = typer.BadParameter.__bases__[0]
 
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_IO = 74
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
@@ -58,7 +60,8 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        code = app(arguments, standalone_mode=False)
+        with termination_raised():
+            code = app(arguments, standalone_mode=False)
         if sys.stdout is not None:
             # Here, and not at the interpreter's exit, where a reader that has gone is a complaint.
             sys.stdout.flush()
@@ -69,8 +72,11 @@ def run(arguments: list[str]) -> int:
         return _fail(error.code, error.message, error.hint, error.exit_code, as_json)
     except typer.Exit as stop:
         return stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("INTERRUPTED", "stopped before anything was trained", "", EXIT_INTERRUPTED, as_json)
+    except (typer.Abort, KeyboardInterrupt) as error:
+        terminated = Terminated in (type(error), type(error.__cause__))
+        code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+        hint = "a run that has begun goes on with: headstart resume RUN"
+        return _fail("INTERRUPTED", "stopped before the end", hint, code, as_json)
     except BrokenPipeError:
         # The reader of our output has gone; the interpreter must not complain about it at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -25,11 +25,14 @@ def parse_duration(text: str) -> float:
 
 
 class Clock:
-    """Seconds since the run began, and how many are left of its budget, if it has one."""
+    """Seconds since the run began, and how many are left of its budget, if it has one.
 
-    def __init__(self, budget: float | None = None) -> None:
+    `spent`: the seconds that a run took before it went on here.
+    """
+
+    def __init__(self, budget: float | None = None, spent: float = 0.0) -> None:
         self.budget = budget
-        self._started = time.monotonic()
+        self._started = time.monotonic() - spent
 
     @property
     def elapsed(self) -> float:

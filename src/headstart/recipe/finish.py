@@ -233,7 +233,7 @@ def summary_of_folds(
         "steps": [fold.to_dict() for fold in folds],
         "folds": {"count": len(summaries), "out_of_fold": test is None},
         "finders": [],
-        "final": {"valid": honest, "test": honest if tested is None else tested, "note": note},
+        "final": {"valid": honest if tested else None, "test": tested or honest, "note": note},
         "tta": None,
         "calibration": {
             "temperature": 1.0,

@@ -26,6 +26,7 @@ from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import summary_of_folds
 from headstart.recipe.folder import RunFolder
+from headstart.recipe.journal import Journal
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import engine_of
 from headstart.recipe.result import Result, StepResult
@@ -89,23 +90,49 @@ def train_folds(
         else:
             narrator.say(f"\n  fold {number + 1} of {options.count}: {own.summary()}")
             left = clock.left() / (options.count - number)
-            steps = EightSteps(
-                own,
-                plan,
-                body,
-                RunFolder(path, replace=True),
-                narrator,
-                clock=Clock(None if clock.budget is None else max(1.0, left)),
-                rate_ratio=options.rate_ratio,
-                metric=options.metric,
-                device=options.device,
-            )
-            result = steps.run()
+            budget = None if clock.budget is None else max(1.0, left)
+            result = _train_fold(path, own, plan, body, narrator, options, budget)
             if result.stop_signal is not None:
                 narrator.say(f"  stopped in fold {number + 1}: the same command again goes on from there")
                 return result
         results.append(_Fold.read(path, own, division.held_out(number)))
     return _together(data, plan, folder, narrator, results, clock)
+
+
+def _train_fold(
+    path: Path,
+    data: ImageData,
+    plan: Plan,
+    body: Body,
+    narrator: Narrator,
+    options: FoldOptions,
+    budget: float | None,
+) -> Result:
+    """Run the recipe for one fold, from where an earlier process was in it if it is the very same run."""
+    journal = _begun(path, data, plan, body)
+    steps = EightSteps(
+        data,
+        plan,
+        body,
+        RunFolder(path, replace=journal is None, goes_on=journal is not None),
+        narrator,
+        clock=Clock(budget),
+        rate_ratio=options.rate_ratio,
+        metric=options.metric,
+        device=options.device,
+    )
+    return steps.run(journal)
+
+
+def _begun(path: Path, data: ImageData, plan: Plan, body: Body) -> Journal | None:
+    """Return the journal of a fold that was begun with these pictures, this plan and this body, if it was."""
+    with contextlib.suppress(HeadstartError):
+        journal = Journal.read(path)
+        same = journal.plan == plan and journal.body.arch == body.arch and not journal.changes(data)
+        if same and not journal.complete:
+            journal.find()
+            return journal
+    return None
 
 
 def goes_on(path: Path) -> bool:
@@ -115,7 +142,7 @@ def goes_on(path: Path) -> bool:
 
 def _begin(folder: RunFolder, plan: Plan, body: Body, options: FoldOptions) -> None:
     terms = {"folds": options.count, "arch": body.arch, "plan": plan.to_yaml()}
-    if goes_on(folder.path):
+    if folder.goes_on:
         before = read_json(folder / MARK)
         if before != terms:
             raise ConfigError(

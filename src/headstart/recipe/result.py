@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,23 @@ class StepResult:
             if self.verdict is None
             else {"kind": self.verdict.kind, "text": self.verdict.text},
         }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> StepResult:
+        """Return the step that `to_dict` gave."""
+        gains = {name: plain[name] for name in ("gain", "gain_accuracy")}
+        given = {
+            **plain,
+            "metrics": {name: Interval(**_figures(value)) for name, value in plain["metrics"].items()},
+            "verdict": None if plain["verdict"] is None else Verdict(**plain["verdict"]),
+            **{name: None if gain is None else Gain(**_figures(gain)) for name, gain in gains.items()},
+        }
+        return cls(**given)
+
+
+def _figures(plain: Mapping[str, Any]) -> dict[str, float]:
+    """Return the fields of an interval or a gain; None stands for what is undefined."""
+    return {name: math.nan if value is None else value for name, value in plain.items() if name != "metric"}
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from headstart.errors import ConfigError, DataError, UsageError
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
+from headstart.recipe.changes import Changes
 from headstart.recipe.clock import Clock, parse_duration
 from headstart.recipe.folder import RunFolder, next_free
 from headstart.recipe.folds import FoldOptions, goes_on, train_folds
+from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
 from headstart.recipe.result import Result
@@ -38,6 +41,7 @@ def train(
     folds: int | None = None,
     callbacks: Sequence[Callback] = (),
     narrator: Narrator | None = None,
+    saving: Saving | None = None,
 ) -> Result:
     """Train a classifier on a folder of pictures by the eight steps, and return the `Result`.
 
@@ -49,18 +53,19 @@ def train(
     figures are of pictures that each model never saw (see `recipe.folds`); called again with the same
     `out` it goes on with the first fold that is not finished.
     `callbacks` watch every phase, such as `TensorBoardLogger`.
+    `saving` says how often checkpoints are written, from which `resume` goes on.
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
     `narrator` is given. Raises children of `HeadstartError`.
     """
     told = TerminalNarrator() if narrator is None else narrator
+    origin = Origin()
     source = data.samples.root if isinstance(data, ImageData) else Path(data)
     folder = prepare_folder(None if out is None else Path(out), source, force=force, folds=folds)
     chosen = plan or make_plan(None, from_scratch=from_scratch, seed=seed)
     if not isinstance(data, ImageData):
-        with told.progress("looking at every picture") as on_progress:
-            data = ImageData.from_folder(
-                data, largest_size=largest_size(chosen), seed=seed, on_progress=on_progress
-            )
+        options = {"path": str(Path(data).absolute()), "largest_size": largest_size(chosen), "seed": seed}
+        origin = Origin("folder", options)
+        data = read_folder(options, told)
     for line in data.report_lines():
         told.say(line)
     if plan is None:
@@ -78,7 +83,103 @@ def train(
         device=device,
         folds=folds,
         callbacks=callbacks,
+        origin=origin,
+        saving=saving,
     )
+
+
+def read_folder(options: Mapping[str, Any], narrator: Narrator) -> ImageData:
+    """Read the folder of a run that was begun with one; `options` as its `Origin` has them."""
+    given = dict(options)
+    if given["largest_size"] is not None:
+        given["largest_size"] = tuple(given["largest_size"])
+    with narrator.progress("looking at every picture") as on_progress:
+        return ImageData.from_folder(given.pop("path"), **given, on_progress=on_progress)
+
+
+def resume(
+    path: str | Path,
+    data: ImageData | None = None,
+    *,
+    accept_changes: bool = False,
+    narrator: Narrator | None = None,
+) -> Result | None:
+    """Go on with a run that ended before its time, to its end; returns None where it is complete already.
+
+    `path` is the run's folder. `data` is what the run was begun with, where that was not a folder.
+    Everything that the run was begun with holds on: plan, seed, batch size, the rates that were found, what
+    is left of the budget. On a CPU the outcome has the bits that a run without a break would have given,
+    whatever the number of threads that read pictures; only what the clock says differs, and in a run with
+    a budget what there is time for. Where the pictures are not what they were, nothing is done and
+    `DataError` says what has changed (`ConfigError` where classes, sizes or augmentation have), unless
+    `accept_changes` is set: then the phase under way begins again with the pictures as they are.
+
+    Raises `InputMissingError` where no run was begun, `ConfigError` where its checkpoints or weights are
+    not as they were, `OutputError` where another process works on it.
+    """
+    told = TerminalNarrator() if narrator is None else narrator
+    journal = Journal.read(Path(path))
+    if journal.complete:
+        journal.sweep()
+        return None
+    if data is None:
+        if journal.origin.kind != "folder":
+            raise UsageError(
+                f"{path} does not say how its pictures are found again",
+                "hand them in: resume(path, data)"
+                if journal.origin.kind == "given"
+                else "use headstart resume, as it was begun by headstart train",
+            )
+        data = read_folder(journal.origin.options, told)
+    return go_on(journal, data, told, accept_changes=accept_changes)
+
+
+def go_on(
+    journal: Journal,
+    data: ImageData,
+    narrator: Narrator,
+    *,
+    accept_changes: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Go on with a run over data that is ready; see `resume`."""
+    changes = journal.changes(data)
+    if changes:
+        _refuse_changes(changes, accept_changes)
+        narrator.say(f"  ! no longer bit-identical because the pictures are others: {changes.told()}")
+    found = journal.find()
+    spent = 0.0
+    if found is not None:
+        from headstart.training import set_threads
+
+        spent = float(found.extra["elapsed"])
+        for note in set_threads(found):
+            narrator.say(f"  {note}")
+    steps = EightSteps(
+        data,
+        journal.plan,
+        journal.body,
+        RunFolder(journal.path, goes_on=True),
+        narrator,
+        clock=Clock(journal.said["budget"], spent),
+        rate_ratio=journal.said["rate_ratio"],
+        metric=journal.said["metric"],
+        device=journal.said["device"],
+        callbacks=callbacks,
+        origin=journal.origin,
+        saving=journal.saving,
+    )
+    return steps.run(journal, changed=bool(changes))
+
+
+def _refuse_changes(changes: Changes, accept: bool) -> None:
+    said = f"what the run was begun with has changed: {changes.told()}"
+    if changes.harmful:
+        raise ConfigError(said, "put it back as it was, or begin a new run: no model fits both")
+    if not accept:
+        raise DataError(
+            said, "put it back as it was, or go on with it as it is: --accept-changes", code="DATA_CHANGED"
+        )
 
 
 def make_plan(
@@ -121,7 +222,7 @@ def prepare_folder(
     An unfinished fold ensemble in `out` is gone on with where `folds` are asked for.
     """
     if out is not None and folds is not None and not force and goes_on(out):
-        return RunFolder(out, replace=True)
+        return RunFolder(out, goes_on=True)
     if out is not None:
         return RunFolder(out, replace=force)
     name = source.resolve().name or "pictures"
@@ -141,8 +242,13 @@ def run_steps(
     device: str = "auto",
     folds: int | None = None,
     callbacks: Sequence[Callback] = (),
+    origin: Origin | None = None,
+    saving: Saving | None = None,
 ) -> Result:
-    """Run a plan over data that is ready, into a folder that is ready; see `train`."""
+    """Run a plan over data that is ready, into a folder that is ready; see `train`.
+
+    `origin` says how `resume` finds the data again.
+    """
     clock = Clock(budget)
     if folds is not None:
         options = FoldOptions(folds, rate_ratio, metric, device)
@@ -158,5 +264,7 @@ def run_steps(
         metric=metric,
         device=device,
         callbacks=callbacks,
+        origin=origin,
+        saving=saving,
     )
     return steps.run()

@@ -6,6 +6,7 @@ frozen features. Every later step must earn its time against it.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from headstart.recipe.finish import finish
 from headstart.recipe.flips import check_flips
 from headstart.recipe.folder import RunFolder
 from headstart.recipe.interpolation import Mixture, mix_with_best
+from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import FirstLook, look_first
 from headstart.recipe.rates import choose_ratio, with_rates, within_budget
@@ -39,13 +41,14 @@ from headstart.recipe.result import Result, StepResult, Verdict
 from headstart.recipe.soup import combine_snapshots
 from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
 from headstart.training import Phase, Plan
+from headstart.training.interrupts import AT_ONCE, Terminated, stopped_by
 from headstart.types import Size, Task
 
 if TYPE_CHECKING:
     import torch
 
     from headstart.learner import Learner
-    from headstart.training import Callback, Snapshots
+    from headstart.training import Callback, Checkpointer, Found, Snapshots
 
 
 @dataclass
@@ -83,6 +86,8 @@ class EightSteps:
         metric: str | None = None,
         device: str = "auto",
         callbacks: Sequence[Callback] = (),
+        origin: Origin | None = None,
+        saving: Saving | None = None,
     ) -> None:
         if rate_ratio is not None and not 1 <= rate_ratio <= 100:
             raise UsageError(f"a rate ratio of {rate_ratio}", "give a number from 3 to 10, or auto")
@@ -99,26 +104,79 @@ class EightSteps:
         self._learner: Learner | None = None
         self._snapshots: Snapshots | None = None
         self.found_rates: dict[tuple[int, Size], float] = {}
+        self.origin, self.saving = origin or Origin(), saving or Saving()
+        self.phases_done = self.epochs_before = 0
+        self.under_way: Phase | None = None
+        self.journal: Journal
+        self.writer: Checkpointer
+        self._found: Found | None = None
+        folder.warn = lambda text: narrator.say(f"  ! {text}")
 
     # ---- the way through -------------------------------------------------------------------
 
-    def run(self) -> Result:
-        """Take every step of the plan, then average, calibrate and write everything."""
-        self.folder.begin()
+    def run(self, journal: Journal | None = None, *, changed: bool = False) -> Result:
+        """Take every step of the plan, then average, calibrate and write everything.
+
+        With `journal`, go on from where an earlier process was, with data that may have `changed`.
+        """
+        with self.folder.locked():
+            self._begin(journal, changed)
+            try:
+                for phase in self.plan.phases[self.phases_done :]:
+                    self._phase(phase)
+                    if self.stop_reason:
+                        break
+                    self._phase_done()
+            except KeyboardInterrupt as error:
+                if isinstance(error, Terminated) or self.learner.run.stop_reason == AT_ONCE:
+                    raise
+                # Between the epochs of two phases: what was kept so far is whole.
+                self.stop_reason = "interrupted"
+                self.narrator.say("  stopping: the best model so far is saved and reported")
+            self._restore_best()
+            result = finish(self)
+            self.folder.settle()
+            if not self.stop_reason:
+                self.journal.end()
+            return result
+
+    def _begin(self, journal: Journal | None, changed: bool) -> None:
+        """Look first and write down what the run is, or take up what an earlier process left."""
+        if journal is None:
+            self.folder.begin()
+            self.journal = Journal.begin(self)
+        else:
+            self.journal = journal
+            journal.sweep()
+            self._found = journal.find()
+        if self._found is not None:
+            self._go_on(self._found, changed)
+            return
+        self.folder.write_history()
         self.first = None if self.body.from_scratch else look_first(self)
         self._start_learner(self.first)
         self._describe_augmentation()
-        try:
-            for phase in self.plan:
-                if self.stop_reason:
-                    break
-                self._phase(phase)
-        except KeyboardInterrupt:
-            # Between the epochs of two phases: what was kept so far is whole.
-            self.stop_reason = "interrupted"
-            self.narrator.say("  stopping: the best model so far is saved and reported")
+        self.writer = self.journal.checkpointer(self)
+        self.writer.save(self.learner.run)
+
+    def _go_on(self, found: Found, changed: bool) -> None:
+        from headstart.recipe.state import take_state
+
+        take_state(self, found, changed=changed)
+        self.writer = self.journal.checkpointer(self)
+        self.writer.take_over(found)
+        phase = self.under_way.name if self.under_way is not None else "the next phase"
+        self.narrator.say(f"  goes on with {phase} after step {found.state['step']}")
+        for note in dict.fromkeys((*found.notes, *self.journal.version_notes())):
+            self.narrator.say(f"  ! {note}")
+
+    def _phase_done(self) -> None:
+        """Write down what the phase gave; the next one starts from the best model so far."""
+        self.phases_done += 1
+        self.under_way = None
         self._restore_best()
-        return finish(self)
+        self.writer.watch(())
+        self.writer.save(self.learner.run)
 
     @property
     def learner(self) -> Learner:
@@ -185,17 +243,12 @@ class EightSteps:
 
     def _phase(self, phase: Phase) -> None:
         self._restore_best()
-        whole = phase.frozen_to == 0
-        if whole and not self.body.from_scratch:
-            self._unfreeze()
-        self.learner.freeze_to(phase.frozen_to)
-        if phase.image_size is not None and phase.image_size != self.learner.data.image_size:
-            self.learner.set_data(self.learner.data.resize(phase.image_size))
-        ratio = choose_ratio(self) if whole and not self.body.from_scratch else 1.0
-        fitting = within_budget(self, phase)
+        if self.under_way is None:
+            self.under_way = self._prepared(phase)
+            self.epochs_before = len(self.learner.run.history)
+        fitting = self.under_way
         if fitting is None:
             return
-        fitting = with_rates(self, fitting, ratio)
         self.narrator.step(phase.step, phase.name[:1].upper() + phase.name[1:], phase.reason)
         started = time.monotonic()
         losses = self._train(fitting)
@@ -206,6 +259,18 @@ class EightSteps:
         if self._snapshots is not None and not self.stop_reason:
             how = self.plan.settings.snapshots
             combine_snapshots(self, fitting, before, self._snapshots.load(), how)
+
+    def _prepared(self, phase: Phase) -> Phase | None:
+        """Return the phase with its rates, and as many epochs as there is time for: None without time."""
+        whole = phase.frozen_to == 0
+        if whole and not self.body.from_scratch:
+            self._unfreeze()
+        self.learner.freeze_to(phase.frozen_to)
+        if phase.image_size is not None and phase.image_size != self.learner.data.image_size:
+            self.learner.set_data(self.learner.data.resize(phase.image_size))
+        ratio = choose_ratio(self) if whole and not self.body.from_scratch else 1.0
+        fitting = within_budget(self, phase)
+        return None if fitting is None else with_rates(self, fitting, ratio)
 
     def _unfreeze(self) -> None:
         started = time.monotonic()
@@ -219,11 +284,12 @@ class EightSteps:
 
     def _train(self, phase: Phase) -> list[float]:
         """Train a phase, go back to its best epoch, and return the validation loss after each."""
-        from headstart.training import Deadline, HistoryWriter, KeepBest, Snapshots
+        from headstart.recipe.epochs import EpochRows
+        from headstart.training import Deadline, KeepBest, Snapshots
 
         run, keep = self.learner.run, KeepBest()
-        before = len(run.history)
-        callbacks: list[Callback] = [keep, HistoryWriter(self.folder / "history.jsonl")]
+        found, self._found = self._found, None
+        callbacks: list[Callback] = [keep, EpochRows(self.folder), self.writer]
         self._snapshots = None
         if self.plan.settings.snapshots != "none" and phase.frozen_to == 0:
             self._snapshots = Snapshots(self.folder / "snapshots")
@@ -231,14 +297,16 @@ class EightSteps:
         if self.clock.budget is not None:
             # The forecast cut the phase to the budget; the deadline keeps it where the forecast was wrong.
             callbacks.append(Deadline(lambda: self.clock.left(self.reserve)))
-        self.learner.run_phase(phase, callbacks)
+        self.learner.run_phase(phase, callbacks, resume=found if found and found.extra["under_way"] else None)
+        if run.stop_signal == signal.SIGTERM:
+            raise stopped_by(signal.SIGTERM, self.folder.path)
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"
             self.narrator.say("  stopping: what was trained so far is judged, saved and reported")
         elif run.stop_reason:
             self.narrator.say(f"  {run.stop_reason}")
-        return [loss for loss in run.history[before:]["valid_loss"] if loss is not None]
+        return [loss for loss in run.history[self.epochs_before :]["valid_loss"] if loss is not None]
 
     # ---- judging ---------------------------------------------------------------------------
 

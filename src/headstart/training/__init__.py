@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from headstart.training.callbacks import EarlyStop as EarlyStop
     from headstart.training.callbacks import HistoryWriter as HistoryWriter
     from headstart.training.callbacks import KeepBest as KeepBest
+    from headstart.training.checkpoint import Found as Found
     from headstart.training.checkpoint import Restored as Restored
+    from headstart.training.checkpoint import find_checkpoint as find_checkpoint
     from headstart.training.checkpoint import load_checkpoint as load_checkpoint
     from headstart.training.checkpoint import save_checkpoint as save_checkpoint
+    from headstart.training.checkpoint import set_threads as set_threads
+    from headstart.training.checkpointer import Checkpointer as Checkpointer
     from headstart.training.curves import SCHEDULES as SCHEDULES
     from headstart.training.deadline import Deadline as Deadline
     from headstart.training.finder import FinderResult as FinderResult
@@ -87,7 +91,15 @@ _HOMES = {
     "averages": ("EMA", "SWA"),
     "batchnorm": ("RecalibrateBatchNorm", "recalibrate_batch_norm"),
     "callbacks": ("Callback", "EarlyStop", "HistoryWriter", "KeepBest"),
-    "checkpoint": ("Restored", "load_checkpoint", "save_checkpoint"),
+    "checkpoint": (
+        "Found",
+        "Restored",
+        "find_checkpoint",
+        "load_checkpoint",
+        "save_checkpoint",
+        "set_threads",
+    ),
+    "checkpointer": ("Checkpointer",),
     "curves": ("SCHEDULES",),
     "deadline": ("Deadline",),
     "finder": ("FinderResult", "lr_find"),

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from headstart.errors import UsageError
 from headstart.training.batchnorm import recalibrate_batch_norm
 from headstart.training.callbacks import Callback, changing
+from headstart.training.interrupts import PASSING_REASONS
 from headstart.training.run import Run
 from headstart.types import BatchSource
 
 # Reasons to stop after which a run goes on elsewhere, from the very weights that it stopped at.
-_UNFINISHED = ("interrupted", "non-finite loss", "diverged", "device lost")
+_UNFINISHED = (*PASSING_REASONS, "diverged", "device lost")
 
 
 class _Average(Callback):

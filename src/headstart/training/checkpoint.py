@@ -1,16 +1,13 @@
 """Checkpoints: a run written whole and read back bit by bit, without pickle.
 
 `folder/step-000000120/` holds `model.safetensors`, `optimizer.safetensors`, `callbacks.safetensors`,
-`state.json`, and `manifest.json` with the size and SHA-256 of each. A checkpoint is there whole or
-not at all; one that was altered is passed over, and the one before it is taken.
+`extra.safetensors`, `state.json`, and `manifest.json` with the size and SHA-256 of each. A checkpoint
+is there whole or not at all; one that was altered is passed over, and the one before it is taken.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +17,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import ConfigError, HeadstartError, InputMissingError
-from headstart.storage import (
-    folder_written_whole,
-    load_tensors,
-    read_json,
-    save_tensors,
-    sha256_file,
-    write_json,
-)
+from headstart.environment import versions
+from headstart.errors import ConfigError, InputMissingError
+from headstart.storage import json_bytes, load_tensors, read_json, tensor_bytes
 from headstart.training.callbacks import Callback
+from headstart.training.checkpoint_folder import checkpoints, fault_of, prune, write_checkpoint_folder
+from headstart.training.disk import Disk
+from headstart.training.interrupts import PASSING_REASONS
 from headstart.training.run import History, Run, Span
 
-SCHEMA = 1
-FILES = ("callbacks.safetensors", "model.safetensors", "optimizer.safetensors", "state.json")
-_NAME = re.compile(r"step-(\d{9,})")
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was found whole: its folder, its state, and what a person should know."""
+
+    path: Path
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What was handed to `save_checkpoint` as `extra`."""
+        found: dict[str, Any] = self.state["extra"]
+        return found
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Read what was handed to `save_checkpoint` as `extra_tensors`."""
+        return self.tensors("extra")
+
+    def tensors(self, group: str) -> dict[str, Tensor]:
+        """Read the tensors of `model`, `optimizer`, `callbacks` or `extra`, in memory as they lay."""
+        found = load_tensors(self.path / f"{group}.safetensors")
+        for name in self.state["channels_last"][group]:
+            found[name] = found[name].contiguous(memory_format=torch.channels_last)
+        return found
 
 
 @dataclass(frozen=True)
@@ -52,39 +68,75 @@ def save_checkpoint(
     *,
     callbacks: Sequence[Callback] = (),
     extra: Mapping[str, Any] | None = None,
+    extra_tensors: Mapping[str, Tensor] | None = None,
+    run_id: str = "",
     keep: int = 2,
+    known: set[str] | None = None,
+    spare: Sequence[str] = (),
+    disk: Disk | None = None,
 ) -> Path:
-    """Write `run` to a new folder below `folder`, and return it; all but the newest `keep` go.
+    """Write `run` to a new folder below `folder`, and return it; all but the newest `keep` whole ones go.
 
     Kept are the model's state, the optimiser's, the span under way, the history, the states of
-    `callbacks`, the random states of Python, NumPy and torch, and `extra` (what JSON can hold).
+    `callbacks` by their names, the random states of Python, NumPy and torch, and `extra` (what JSON
+    can hold) and `extra_tensors`. `run_id` tells the checkpoints of one run from another's. `known`
+    has the names of checkpoints that were found whole, and is added to; `spare` names some to keep.
     Raises `StorageError` when the disk is full or fails, `OutputError` when writing is refused;
     what was there before is then untouched.
     """
-    target = folder / _folder_name(run.step)
-    callback_tensors, callback_plain = _callback_states(callbacks)
-    with folder_written_whole(target, replace=True) as temporary:
-        save_tensors(temporary / "model.safetensors", run.model.state_dict())
-        save_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(run))
-        save_tensors(temporary / "callbacks.safetensors", {**callback_tensors, **_random_tensors(run)})
-        write_json(temporary / "state.json", _plain_state(run, callback_plain, dict(extra or {})))
-        files = {
-            name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
-            for name in FILES
-        }
-        write_json(temporary / "manifest.json", {"schema": SCHEMA, "step": run.step, "files": files})
-    for old in checkpoints(folder)[max(1, keep) :]:
-        shutil.rmtree(old, ignore_errors=True)
+    files = checkpoint_files(
+        run, callbacks=callbacks, extra=extra, extra_tensors=extra_tensors, run_id=run_id
+    )
+    target = write_checkpoint_folder(folder, run.step, files, disk=disk)
+    known = set() if known is None else known
+    known.add(target.name)
+    prune(folder, known, keep=keep, spare=spare, disk=disk)
     return target
 
 
-def load_checkpoint(path: Path, run: Run, *, callbacks: Sequence[Callback] = ()) -> Restored:
-    """Put the newest good checkpoint of `path` into `run` and `callbacks`.
+def checkpoint_files(
+    run: Run,
+    *,
+    callbacks: Sequence[Callback] = (),
+    extra: Mapping[str, Any] | None = None,
+    extra_tensors: Mapping[str, Tensor] | None = None,
+    run_id: str = "",
+) -> dict[str, bytes]:
+    """Return the files of a checkpoint, but for its manifest."""
+    callback_tensors, callback_plain = _callback_states(callbacks)
+    groups = {
+        "callbacks": {**callback_tensors, **_random_tensors(run)},
+        "extra": dict(extra_tensors or {}),
+        "model": run.model.state_dict(),
+        "optimizer": _optimizer_tensors(run),
+    }
+    state = _plain_state(run, callback_plain, dict(extra or {}), run_id)
+    state["channels_last"] = {name: _channels_last(tensors) for name, tensors in groups.items()}
+    return {
+        **{f"{name}.safetensors": tensor_bytes(tensors) for name, tensors in groups.items()},
+        "state.json": json_bytes(state),
+    }
 
-    `path` is a folder of checkpoints, or one of them. `run` must have the same model, and an
-    optimiser if the checkpoint has one; its groups are made as they were. An altered or torn
-    checkpoint is passed over, which `notes` says. Raises `InputMissingError` where there is none,
-    `ConfigError` where none is good or the model differs (with the first differences).
+
+def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that lie in channels-last memory, which safetensors does not say.
+
+    Bits depend on it: AdamW on a convolution whose moments lay otherwise than its weights gave others.
+    """
+    return [
+        name
+        for name, tensor in tensors.items()
+        if tensor.ndim == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    ]
+
+
+def find_checkpoint(path: Path, *, run_id: str | None = None) -> Found:
+    """Return the newest good checkpoint of `path`, a folder of checkpoints or one of them.
+
+    An altered or torn checkpoint is passed over, and so is one of another run than `run_id`; `notes`
+    says so. Raises `InputMissingError` where there is none, `ConfigError` where none is good.
     """
     candidates = [path] if (path / "manifest.json").is_file() else checkpoints(path)
     if not candidates:
@@ -92,61 +144,49 @@ def load_checkpoint(path: Path, run: Run, *, callbacks: Sequence[Callback] = ())
     faults: list[str] = []
     for candidate in candidates:
         fault = fault_of(candidate)
+        state = {} if fault else read_json(candidate / "state.json")
+        if not fault and run_id is not None and state["run"] != run_id:
+            fault = "it is of another run"
         if fault:
             faults.append(f"{candidate.name}: {fault}")
             continue
-        extra, notes = _restore(candidate, run, callbacks)
         passed = (f"{'; '.join(faults)}: taken instead: {candidate.name}",) if faults else ()
-        return Restored(candidate, extra, (*passed, *notes))
+        return Found(candidate, state, passed)
     raise ConfigError(
         f"no checkpoint in {path} is whole: {'; '.join(faults[:3])}", "start again, or restore a backup"
     )
 
 
-def _folder_name(step: object) -> str:
-    return f"step-{step:09d}" if isinstance(step, int) else ""
+def load_checkpoint(path: Path | Found, run: Run, *, callbacks: Sequence[Callback] = ()) -> Restored:
+    """Put the newest good checkpoint of `path` (see `find_checkpoint`) into `run` and `callbacks`.
+
+    `run` must have the same model, and an optimiser if the checkpoint has one; its groups are made as
+    they were. A callback gets what one of its name left: its class, and a number where there are
+    several. Raises as `find_checkpoint` does, and `ConfigError` where the model differs (with the
+    first differences) or a callback that left something is missing.
+    """
+    found = path if isinstance(path, Found) else find_checkpoint(path)
+    notes = _restore(found, run, callbacks)
+    return Restored(found.path, found.extra, (*found.notes, *notes))
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in `folder`, the one with the highest step first."""
-    if not folder.is_dir():
-        return []
-    found = [(int(match[1]), entry) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))]
-    return [entry for _, entry in sorted(found, reverse=True)]
+def set_threads(found: Found) -> tuple[str, ...]:
+    """Let torch compute with as many threads as when a checkpoint was written; say so where that is a change.
+
+    The order in which numbers are added, and so their last bits, depends on it.
+    """
+    count, now = int(found.state["threads"]), torch.get_num_threads()
+    if count == now:
+        return ()
+    torch.set_num_threads(count)
+    return (f"torch computes with {count} threads, as it did, and not with {now}",)
 
 
-def fault_of(checkpoint: Path) -> str:
-    """Return what is wrong with a checkpoint's files, "" if each is as it was written."""
-    try:
-        manifest = read_json(checkpoint / "manifest.json", max_bytes=2**16)
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            return "its manifest is of another version"
-        # Every byte of the manifest is then a hash, a size or a name that is checked below.
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        if (checkpoint / "manifest.json").read_bytes() != text.encode():
-            return "its manifest was altered"
-        if checkpoint.name != _folder_name(manifest.get("step")):
-            return "its manifest is that of another checkpoint"
-        files = manifest.get("files")
-        if not isinstance(files, dict) or tuple(files) != FILES or len(manifest) != 3:
-            return "its manifest lists other files"
-        for name in FILES:
-            file = checkpoint / name
-            if not file.is_file():
-                return f"{name} is missing"
-            size = file.stat().st_size
-            if size != files[name].get("bytes"):
-                return f"{name} has {size} bytes instead of {files[name].get('bytes')}"
-            if sha256_file(file) != files[name].get("sha256"):
-                return f"{name} was altered"
-    except (HeadstartError, OSError, AttributeError) as error:
-        return f"it cannot be read ({error})"
-    return ""
-
-
-def _plain_state(run: Run, callbacks: list[dict[str, Any]], extra: dict[str, Any]) -> dict[str, Any]:
+def _plain_state(
+    run: Run, callbacks: dict[str, dict[str, Any]], extra: dict[str, Any], run_id: str
+) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
+        "run": run_id,
         "step": run.step,
         "epoch": run.epoch,
         "seed": run.seed,
@@ -154,6 +194,8 @@ def _plain_state(run: Run, callbacks: list[dict[str, Any]], extra: dict[str, Any
         "device": str(run.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "versions": versions(),
+        "stop_reason": "" if run.stop_reason in PASSING_REASONS else run.stop_reason,
         "span": run.span.to_plain() if run.span is not None else None,
         "history": run.history.rows,
         "optimizer": _optimizer_settings(run),
@@ -164,27 +206,24 @@ def _plain_state(run: Run, callbacks: list[dict[str, Any]], extra: dict[str, Any
     }
 
 
-def _restore(checkpoint: Path, run: Run, callbacks: Sequence[Callback]) -> tuple[dict[str, Any], list[str]]:
-    state = read_json(checkpoint / "state.json")
-    model = load_tensors(checkpoint / "model.safetensors")
+def _restore(found: Found, run: Run, callbacks: Sequence[Callback]) -> list[str]:
+    state = found.state
+    model = found.tensors("model")
     _check_model(run.model, model)
-    if len(state["callbacks"]) != len(callbacks):
-        raise ConfigError(
-            f"the checkpoint has the states of {len(state['callbacks'])} callbacks, not {len(callbacks)}",
-            "pass the callbacks that it was saved with, in the same order",
-        )
+    named = named_callbacks(callbacks)
+    _check_callbacks(named, state["callbacks"])
     run.model.load_state_dict(model)
-    _restore_optimizer(run, state["optimizer"], load_tensors(checkpoint / "optimizer.safetensors"))
-    tensors = load_tensors(checkpoint / "callbacks.safetensors")
-    _restore_callbacks(callbacks, state["callbacks"], tensors)
+    _restore_optimizer(run, state["optimizer"], found.tensors("optimizer"))
+    tensors = found.tensors("callbacks")
+    _restore_callbacks(named, state["callbacks"], tensors)
     run.step, run.epoch, run.seed = state["step"], state["epoch"], state["seed"]
     run.history = History(state["history"])
     run.span = Span.from_plain(state["span"]) if state["span"] is not None else None
-    run.stop_reason, run.stop_signal = "", None
+    run.stop_reason, run.stop_signal = state["stop_reason"], None
     notes = _differences(run, state)
     run.precision = state["precision"]
     _restore_random(state["random"], tensors, run)
-    return state["extra"], notes
+    return notes
 
 
 def _differences(run: Run, state: Mapping[str, Any]) -> list[str]:
@@ -254,23 +293,47 @@ def _restore_optimizer(run: Run, groups: list[dict[str, Any]] | None, tensors: M
         run.optimizer.state[parameters[owner]][entry] = tensor.to(place)
 
 
-def _callback_states(callbacks: Sequence[Callback]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+def named_callbacks(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Return callbacks by name: the class, and of a class that is there several times `Name 2`, `Name 3` …"""
+    named: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        number = 1 + sum(type(other).__name__ == kind for other in named.values())
+        named[kind if number == 1 else f"{kind} {number}"] = callback
+    return named
+
+
+def _callback_states(callbacks: Sequence[Callback]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Return the tensors and the rest of what callbacks remember, of those that remember something."""
     tensors: dict[str, Tensor] = {}
-    plain: list[dict[str, Any]] = []
-    for number, callback in enumerate(callbacks):
+    plain: dict[str, dict[str, Any]] = {}
+    for name, callback in named_callbacks(callbacks).items():
         state = callback.state()
-        tensors |= {f"{number}/{name}": v for name, v in state.items() if isinstance(v, Tensor)}
-        plain.append({name: value for name, value in state.items() if not isinstance(value, Tensor)})
+        if state:
+            tensors |= {f"{name}/{key}": v for key, v in state.items() if isinstance(v, Tensor)}
+            plain[name] = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
     return tensors, plain
 
 
+def _check_callbacks(named: Mapping[str, Callback], saved: Mapping[str, Any]) -> None:
+    missing = [name for name in saved if name not in named]
+    forgotten = [name for name, callback in named.items() if name not in saved and callback.state()]
+    if missing or forgotten:
+        raise ConfigError(
+            f"the checkpoint has the states of {', '.join(saved) or 'no callback'}"
+            + (f"; {', '.join(missing)} is not among the callbacks now" if missing else "")
+            + (f", and none of {', '.join(forgotten)}" if forgotten else ""),
+            "pass the callbacks that it was saved with",
+        )
+
+
 def _restore_callbacks(
-    callbacks: Sequence[Callback], plain: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]
+    named: Mapping[str, Callback], plain: Mapping[str, Mapping[str, Any]], tensors: Mapping[str, Tensor]
 ) -> None:
-    for number, (callback, values) in enumerate(zip(callbacks, plain, strict=True)):
-        prefix = f"{number}/"
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        callback.restore_state({**values, **own})
+    for name, values in plain.items():
+        prefix = f"{name}/"
+        own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+        named[name].restore_state({**values, **own})
 
 
 def _random_tensors(run: Run) -> dict[str, Tensor]:

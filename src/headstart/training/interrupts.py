@@ -6,10 +6,54 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from headstart.errors import StoppedError
+
+AT_ONCE = "ended at once"
+"""The reason to stop when a second signal came: the step under way may be half done."""
+
+PASSING_REASONS = ("interrupted", "non-finite loss", AT_ONCE)
+"""Reasons to stop that hold for a process, not for the run: after a restart training goes on."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came while it could end things at once."""
+
+
+def stopped_by(number: int, folder: Path) -> StoppedError:
+    """Return the error that ends a process whose run was saved when a signal came."""
+    error = StoppedError(
+        f"stopped by {signal.Signals(number).name}; all that was trained is kept in {folder}",
+        f"go on with: headstart resume {folder}",
+    )
+    error.exit_code = 128 + number
+    return error
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated`, so that what has begun is cleared up; put back what it did before.
+
+    Only in the main thread, and where SIGTERM would end the process.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Interrupts:
@@ -43,7 +87,10 @@ class Interrupts:
         self.count += 1
         self.received = self.received or number
         if self._open or self.count > 1:
-            raise KeyboardInterrupt
+            raise self._error()
+
+    def _error(self) -> KeyboardInterrupt:
+        return Terminated() if self.received == signal.SIGTERM else KeyboardInterrupt()
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -51,7 +98,7 @@ class Interrupts:
         self._open = True
         try:
             if self.count:
-                raise KeyboardInterrupt
+                raise self._error()
             yield
         finally:
             self._open = False

@@ -36,8 +36,9 @@ from headstart.environment import process_seconds
 from headstart.errors import DataError, UsageError
 from headstart.inference import to_device
 from headstart.training.callbacks import Callback
+from headstart.training.checkpointer import in_order
 from headstart.training.guard import Guard
-from headstart.training.interrupts import Interrupts
+from headstart.training.interrupts import AT_ONCE, PASSING_REASONS, Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.precision import autocast_for
@@ -145,7 +146,7 @@ class _Fit:
         self.loss = loss
         self.forward = forward
         self.validate = validate
-        self.callbacks = callbacks
+        self.callbacks = in_order(callbacks)
         self.gradient_clip = gradient_clip
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -161,8 +162,11 @@ class _Fit:
                     "resume with the arguments that the phase began with",
                 )
             span = restored
+        # What a callback decided before a restart holds.
+        if span is not restored or self.run.stop_reason in PASSING_REASONS:
+            self.run.stop_reason = ""
         self.run.span = self.span = span
-        self.run.stop_reason, self.run.stop_signal = "", None
+        self.run.stop_signal = None
 
     def train(self) -> None:
         run, span = self.run, self.span
@@ -184,7 +188,9 @@ class _Fit:
             finally:
                 self.forward.train(was_training)
                 if self.interrupts.received is not None:
-                    run.stop_reason, run.stop_signal = "interrupted", self.interrupts.received
+                    once = self.interrupts.count == 1
+                    run.stop_reason = "interrupted" if once else AT_ONCE
+                    run.stop_signal = self.interrupts.received
                 self._each(lambda callback: callback.after_fit(run))
 
     def train_epoch(self) -> bool:

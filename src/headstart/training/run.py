@@ -189,9 +189,10 @@ class Run:
     `step` and `epoch` count optimiser steps and whole epochs since the run began, over all phases.
     `precision` is resolved when the run is made (`auto` → what the device is fast at). `span` is the
     phase under way, or the last one. `stop_reason` is empty unless training ended before its time:
-    `interrupted` (and then `stop_signal` has the signal's number), `non-finite loss`, or what a
-    callback wrote there, which is how a callback stops training. `average` holds what stood in for the
-    weights in the last validation, where an average did, until the next epoch begins.
+    `interrupted` (and then `stop_signal` has the signal's number), `ended at once` (by a second signal),
+    `non-finite loss`, or what a callback wrote there, which is how a callback stops training. `average`
+    holds what stood in for the weights in the last validation, where an average did, until the next epoch
+    begins.
     """
 
     model: nn.Module

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headstart.imagedata import ImageData
-from headstart.recipe import Body, Narrator, eight_steps, prepare_folder
+from headstart.recipe import Body, Narrator, Saving, eight_steps, prepare_folder
 from headstart.recipe.clock import Clock
 from headstart.recipe.steps import EightSteps
 from headstart.storage import save_tensors
@@ -34,11 +34,19 @@ def make_steps(
 ) -> Callable[..., EightSteps]:
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
 
-    def make(plan: Plan | None = None) -> EightSteps:
-        folder = make_folder({"cat": 30, "dog": 30})
-        data = ImageData.from_folder(folder, image_size=32, valid=0.4, threads=0)
-        run = prepare_folder(tmp_path / "run", folder)
-        return EightSteps(data, plan or eight_steps(), body, run, Narrator(), clock=Clock())
+    def make(
+        plan: Plan | None = None,
+        *,
+        saving: Saving | None = None,
+        out: str = "run",
+        data: ImageData | None = None,
+    ) -> EightSteps:
+        if data is None:
+            folder = make_folder({"cat": 30, "dog": 30})
+            data = ImageData.from_folder(folder, image_size=32, valid=0.4, threads=0)
+        run = prepare_folder(tmp_path / out, data.samples.root)
+        chosen = plan or eight_steps()
+        return EightSteps(data, chosen, body, run, Narrator(), clock=Clock(), saving=saving)
 
     return make
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,11 +87,11 @@ def stopped_at(call: int, trained: list[str], monkeypatch: pytest.MonkeyPatch) -
     """Let the run of a fold fail the `call`-th time, and note the folds."""
     run = EightSteps.run
 
-    def killed(steps: EightSteps) -> Result:
+    def killed(steps: EightSteps, *given: Any) -> Result:
         trained.append(steps.folder.path.name)
         if len(trained) == call:
             raise MemoryError
-        return run(steps)
+        return run(steps, *given)
 
     monkeypatch.setattr(EightSteps, "run", killed)
 
@@ -138,7 +139,10 @@ def test_the_report_and_the_summary_show_each_fold(whole: tuple[Result, int]) ->
     assert summary["folds"] == {"count": COUNT, "out_of_fold": True}
     assert [step["name"] for step in summary["steps"]] == ["fold 1", "fold 2", "fold 3"]
     assert "never saw" in summary["steps"][0]["reason"]
-    assert "fold 3" in result.report.read_text("utf-8")
+    report = result.report.read_text("utf-8")
+    assert "fold 3" in report
+    assert "on out-of-fold pictures" in report
+    assert "spread over 3 folds" in report
 
 
 def test_it_goes_on_with_the_first_fold_that_is_not_finished(

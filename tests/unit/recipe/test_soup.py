@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from headstart.deploy import load_predictor
 from headstart.errors import UsageError
 from headstart.evaluation import Predictions
-from headstart.recipe import soup
+from headstart.recipe import Journal, Narrator, Saving, go_on, soup
 from headstart.recipe.interpolation import interpolated
 from headstart.recipe.soup import Recipe, combine_snapshots, greedy_soup, soup_of
 from headstart.recipe.steps import EightSteps
@@ -137,3 +139,36 @@ def test_what_does_not_pay_leaves_the_best_model(steps: EightSteps, monkeypatch:
         now = steps.learner.state()
         assert all(torch.equal(now[name], tensor) for name, tensor in before.state.items())
     assert [step.kept for step in steps.steps] == [False, False]
+
+
+def test_a_run_that_was_killed_among_its_snapshots_ends_as_it_would_have(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Within the phase, with a moving average; and once more after it, where the ensemble is the best."""
+    monkeypatch.setattr(soup, "pays", lambda gain: True)
+    settings = Settings(snapshots="ensemble", ema=0.9, precision="float32")
+    plan = replace(PLAN, phases=(PLAN.phases[0], replace(PLAN.phases[0], name="again")), settings=settings)
+    saving = Saving(most_of_time=1.0)
+    steps = make_steps(plan, saving=saving)
+    whole = steps.run()
+    combine, calls = soup.combine_snapshots, []
+
+    def killed(*given: Any) -> None:
+        calls.append(1)
+        if len(calls) in (1, 3):
+            raise MemoryError
+        combine(*given)
+
+    monkeypatch.setattr("headstart.recipe.steps.combine_snapshots", killed)
+    stopped = make_steps(plan, saving=saving, out="stopped", data=steps.data)
+    with pytest.raises(MemoryError):
+        stopped.run()
+    with pytest.raises(MemoryError):
+        go_on(Journal.read(tmp_path / "stopped"), steps.data, Narrator())
+    again = go_on(Journal.read(tmp_path / "stopped"), steps.data, Narrator())
+    assert len(calls) == 4
+    assert [step.name for step in again.steps] == [step.name for step in whole.steps]
+    np.testing.assert_array_equal(again.valid.logits, whole.valid.logits)
+    for name in sorted(path.name for path in (whole.folder / "snapshots").iterdir()):
+        one, other = (folder / "snapshots" / name for folder in (whole.folder, again.folder))
+        assert one.read_bytes() == other.read_bytes()

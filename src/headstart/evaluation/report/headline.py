@@ -20,6 +20,11 @@ def metric_of(run: RunFolder) -> str:
     return str(run.summary.get("metric") or ("f2" if is_tags(run) else "accuracy"))
 
 
+def out_of_fold(run: RunFolder) -> bool:
+    """Whether its figures are of a fold ensemble, of what each of its networks never saw."""
+    return bool((run.summary.get("folds") or {}).get("out_of_fold"))
+
+
 def is_tags(run: RunFolder) -> bool:
     """Whether the pictures have tags rather than a class each."""
     return (run.summary.get("data") or {}).get("task") == str(Task.MULTI_LABEL)
@@ -41,7 +46,7 @@ def headline(run: RunFolder) -> dict[str, Any] | None:
         "name": wording.metric_name(name),
         "value": wording.metric_text(name, figure.get("value")),
         "range": wording.metric_range(name, figure),
-        "split": {"valid": "validation", "test": "test"}[split],
+        "split": "out-of-fold" if out_of_fold(run) else {"valid": "validation", "test": "test"}[split],
         "count": len(part) if part is not None else _count_of(run.summary, split),
         "words": wording.wrong_in_words(figure["value"])
         if _known(name, figure, "accuracy") and not is_tags(run)

@@ -47,6 +47,7 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "facts": _facts(run),
         "headline": headline(run),
         "steps": _steps(run),
+        "folds": int((summary.get("folds") or {}).get("count") or 0),
         "step_charts": figures.against_time(run.steps, metric_of(run)),
         "metric": wording.metric_name(metric_of(run)),
         "data": _data(summary),
