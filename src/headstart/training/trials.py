@@ -13,6 +13,7 @@ at once, so that nearly all steps go to those that are worth it.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -92,7 +93,7 @@ class TrialsResult:
         seen = [trial for trial in self.trials if math.isfinite(trial.change)]
         losses = [self.start + trial.change for trial in seen]
         figure = plot_lr_find([trial.rate for trial in seen], losses, chosen=self.rate)
-        figure.axes[0].set_title(self.why, fontsize="medium")
+        figure.axes[0].set_xlabel(f"learning rate\n{textwrap.fill(self.why, 72)}")
         return figure
 
 
