@@ -6,7 +6,7 @@ Pure functions of what is known and what is about to be done; each gives lines t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headstart.types import Size
 
@@ -56,7 +56,8 @@ class RateNotes:
 def advise(notes: RateNotes, rate: float | None, now: Conditions, *, groups: int, verb: str) -> list[str]:
     """Return what is to be said before a call of `verb`; nothing is said twice.
 
-    `rate` is the one for all `groups` that train, None where the person gave a range or one for each.
+    `rate` is the one for all `groups` that train, None where the person gave a range or one for each:
+    who does that has thought of which layers train, so that a move of the line is then no news.
     """
     lines: list[str] = []
     if rate is not None:
@@ -64,8 +65,11 @@ def advise(notes: RateNotes, rate: float | None, now: Conditions, *, groups: int
         lines = unfrozen_at_head_rate(
             notes.head_rate, rate, training_groups=groups, found_here=here, verb=verb
         )
-    if not lines and notes.conditions is not None:
-        lines = on_other_conditions(notes.found, notes.conditions, now)
+    before = notes.conditions
+    if not lines and before is not None:
+        if rate is None:
+            before = replace(before, frozen_line=now.frozen_line)
+        lines = on_other_conditions(notes.found, before, now)
     return notes.fresh(lines)
 
 
@@ -84,9 +88,7 @@ def on_other_conditions(found: float | None, before: Conditions, now: Conditions
     if not changed:
         return []
     said = f"since the last lr_find {_listed(changed)}: what it found need not suit now; run lr_find() again"
-    only_batches = now == Conditions(
-        now.batch_size, before.frozen_line, before.image_size, before.body, before.optimizer
-    )
+    only_batches = now == replace(before, batch_size=now.batch_size)
     if found is not None and only_batches:
         rate = rescaled(found, before.batch_size, now.batch_size, now.optimizer)
         rule = "square root" if now.optimizer == "adamw" else "ratio"

@@ -95,5 +95,13 @@ def test_the_mistake_comes_before_the_change_that_it_is() -> None:
     notes = RateNotes(conditions=HEAD, found=1e-2, head_rate=1e-2)
     (line,) = advise(notes, 1e-2, replace(HEAD, frozen_line=0), groups=3, verb="fit")
     assert "unlearns" in line
-    (line,) = advise(notes, None, replace(HEAD, frozen_line=0), groups=3, verb="fit")
+    (line,) = advise(notes, 1e-4, replace(HEAD, frozen_line=0), groups=3, verb="fit")
     assert "since the last lr_find" in line
+
+
+def test_who_gives_a_range_is_not_told_that_the_line_moved_but_of_all_else() -> None:
+    notes = RateNotes(conditions=HEAD, found=1e-2, head_rate=1e-2)
+    assert advise(notes, None, replace(HEAD, frozen_line=0), groups=3, verb="fit") == []
+    (line,) = advise(notes, None, replace(HEAD, frozen_line=0, batch_size=8), groups=3, verb="fit")
+    assert "batch size" in line
+    assert "line" not in line

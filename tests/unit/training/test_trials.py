@@ -171,7 +171,7 @@ def test_what_is_chosen_was_never_given_up_and_does_no_clear_harm(start, changes
         return
     chosen = next(trial for trial in found.trials if trial.rate == found.rate)
     assert not chosen.given_up
-    assert chosen.change <= 0.05 * max(start, 0.1)
+    assert chosen.change <= 0.05 * max(start, 0.1) + error / 2
     assert found.low <= found.rate <= found.high
 
 
