@@ -60,6 +60,7 @@ benchmarks: $(INSTALLED) .venv-benchmarks/.installed
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/preprocessing.py
+	$(BIN)/python benchmarks/probe_views.py
 	$(BIN)/python benchmarks/pipeline.py --fastai-python $(FASTAI)
 	$(FASTAI) -W ignore benchmarks/augmentation.py fit --into runs/augmentation
 	$(FASTAI) -W ignore benchmarks/augmentation.py report --into runs/augmentation
