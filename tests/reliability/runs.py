@@ -199,3 +199,12 @@ def check_ids(out: Path) -> None:
 def leftovers(out: Path) -> list[str]:
     """Return the files that a writer left half done."""
     return [str(path.relative_to(out)) for path in out.rglob(".*") if path.suffix in (".tmp", ".old")]
+
+
+def import_everything() -> None:
+    """Import what a run needs, so that a child that is forked need not."""
+    import headstart.evaluation.plots
+    import headstart.evaluation.report
+    import headstart.learner
+    import headstart.recipe.state
+    import sklearn.linear_model  # noqa: F401
