@@ -21,7 +21,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from headstart.training.checkpoint_folder import checkpoints
 from tests.reliability.runs import (
     Case,
     check_ids,
@@ -34,6 +33,8 @@ from tests.reliability.runs import (
     wait,
     work,
 )
+
+from headstart.training.checkpoint_folder import checkpoints
 
 HOW = ("kill", "kill", "kill", "terminate", "kill and cut the newest checkpoint")
 
@@ -87,6 +88,7 @@ def matrix(kills: int, seed: int, root: Path) -> dict[str, object]:
         assert not leftovers(out), f"seed {seed}, run {runs}: {leftovers(out)} were left"
         check_ids(out)
         runs += 1
+        print(f"{done} of {kills} breaks, {runs} runs, no difference", file=sys.stderr, flush=True)
     return {
         "breaks": done, "runs": runs, "seed": seed, "seconds_of_a_run": round(seconds, 2),
         "hashes_compared": runs * len(expected), "different": 0, **dict(counts.most_common()),

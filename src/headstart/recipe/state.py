@@ -48,6 +48,7 @@ def state_of(steps: EightSteps) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "found_rates": [[line, list(size), rate] for (line, size), rate in steps.found_rates.items()],
         "best": {"name": steps.best.name, "size": list(steps.best.size)},
         "first": None,
+        "arch": steps.body.arch,
         "weights": steps.learner.identity,
         "rows": steps.folder.own_rows(),
         "batch_size": steps.learner.data.batch_size,
@@ -74,6 +75,10 @@ def take_state(steps: EightSteps, found: Found, *, changed: bool = False) -> Non
     steps.steps = [StepResult.from_dict(step) for step in state["steps"]]
     steps.finders = list(state["finders"])
     steps.found_rates = {(line, (size[0], size[1])): rate for line, size, rate in state["found_rates"]}
+    if steps.body.arch != state["arch"]:
+        raise ConfigError(
+            f"the checkpoint is of {state['arch']}, not of {steps.body.arch}", "begin a new run"
+        )
     learner = steps.learner
     if learner.identity != state["weights"]:
         raise ConfigError(

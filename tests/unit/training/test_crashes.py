@@ -69,7 +69,9 @@ def test_a_kill_at_any_call_leaves_the_newest_or_the_one_before(saved, tmp_path)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_an_error_at_any_call_leaves_what_was_there_and_the_next_save_succeeds(saved, number, tmp_path) -> None:
+def test_an_error_at_any_call_leaves_what_was_there_and_the_next_save_succeeds(
+    saved, number, tmp_path
+) -> None:
     run, folder = saved
     calls = calls_of_a_save(run, folder)
     for at, call in enumerate(calls):
@@ -159,7 +161,9 @@ def test_whatever_is_damaged_the_one_before_is_taken_and_both_are_named(saved, h
     assert find_checkpoint(folder).state["step"] == 2
 
 
-def test_a_file_that_does_not_belong_there_and_another_run_s_checkpoint_are_found_out(saved, tmp_path) -> None:
+def test_a_file_that_does_not_belong_there_and_another_run_s_checkpoint_are_found_out(
+    saved, tmp_path
+) -> None:
     run, folder = saved
     save_checkpoint(folder, run, run_id="ours")
     run.step = 4
@@ -199,7 +203,9 @@ def trained(make_run, make_source, checkpointer: Checkpointer, validate=None):
     return run
 
 
-def test_checkpoints_come_every_so_many_steps_and_at_the_end_of_epochs(make_run, make_source, tmp_path) -> None:
+def test_checkpoints_come_every_so_many_steps_and_at_the_end_of_epochs(
+    make_run, make_source, tmp_path
+) -> None:
     every = Checkpointer(tmp_path / "steps", steps=4, keep=99, most_of_time=1e-9)
     every._cost = 1e9
     trained(make_run, make_source, every)
@@ -210,7 +216,9 @@ def test_checkpoints_come_every_so_many_steps_and_at_the_end_of_epochs(make_run,
     assert (every.written, ends.written) == (3, 3)
 
 
-def test_checkpoints_that_would_take_too_much_of_the_time_are_left_out(make_run, make_source, tmp_path) -> None:
+def test_checkpoints_that_would_take_too_much_of_the_time_are_left_out(
+    make_run, make_source, tmp_path
+) -> None:
     dear = Checkpointer(tmp_path, seconds=1e-9, most_of_time=1e-6)
     trained(make_run, make_source, dear)
     assert dear.written == 1, "the first one says what one costs"
