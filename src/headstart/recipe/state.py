@@ -52,6 +52,7 @@ def state_of(steps: EightSteps) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "weights": steps.learner.identity,
         "rows": steps.folder.own_rows(),
         "batch_size": steps.learner.data.batch_size,
+        "frozen_line": steps.learner.model.frozen_line,
         "elapsed": steps.clock.elapsed,
     }
     if steps.first is not None:
@@ -103,6 +104,8 @@ def take_state(steps: EightSteps, found: Found, *, changed: bool = False) -> Non
         learner.set_state(best)
     else:
         steps.under_way = phase_of(state["under_way"])
+    # What lies below the line is computed by another engine, with other last bits.
+    learner.model.freeze_at(state["frozen_line"])
     valid = learner.predictions("valid") if changed else _predictions("best", steps, tensors)
     assert valid is not None
     steps.best = Best(valid, best, size, state["best"]["name"])

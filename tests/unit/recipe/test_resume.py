@@ -102,6 +102,20 @@ def test_a_run_goes_on_where_it_was_and_is_then_complete(broken, tmp_path) -> No
     assert resume(out, data, narrator=told) is None
 
 
+def test_a_run_that_fell_over_at_its_very_end_gives_the_same_figures(broken, tmp_path) -> None:
+    pictures, _ = broken
+    summaries = []
+    for name, stop in (("late", 10), ("whole", None)):
+        out = tmp_path / name
+        broken_run(pictures, out, stop=stop)
+        if stop:
+            resume(out, ImageData.from_folder(pictures, **OPTIONS), narrator=Narrator())
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    late, whole = ([{**step, "seconds": 0} for step in summary["steps"]] for summary in summaries)
+    assert late == whole
+    assert summaries[0]["final"] == summaries[1]["final"]
+
+
 def test_where_no_run_was_begun_there_is_nothing_to_resume(tmp_path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(InputMissingError, match="nothing to resume"):
@@ -120,7 +134,7 @@ def test_no_checkpoint_that_is_whole_never_begins_again_in_silence(broken) -> No
     pictures, out = broken
     for checkpoint in checkpoints(out / "progress" / "checkpoints"):
         (checkpoint / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ConfigError, match="no checkpoint in .* is whole"):
+    with pytest.raises(ConfigError, match=r"no checkpoint in .* is whole"):
         resume(out, ImageData.from_folder(pictures, **OPTIONS), narrator=Narrator())
 
 
@@ -189,6 +203,12 @@ def test_versions_that_differ_are_named(broken) -> None:
     told = Listening()
     resume(out, ImageData.from_folder(pictures, **OPTIONS), narrator=told)
     assert any("because timm is" in text and "was 0.0.1" in text for text in told.said)
+
+
+def test_the_frozen_line_comes_back(broken) -> None:
+    found = Journal.read(broken[1]).find()
+    assert found is not None
+    assert found.extra["frozen_line"] == 0
 
 
 def test_what_is_left_of_a_budget_is_what_it_goes_on_with(broken) -> None:

@@ -1,4 +1,4 @@
-"""Every single call to the disk while a checkpoint is written: killed there, failed there, power lost there."""
+"""Every single call to the disk while a checkpoint is written: killed, failed, power lost there."""
 
 from __future__ import annotations
 

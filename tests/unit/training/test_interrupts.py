@@ -69,8 +69,7 @@ def test_sigterm_is_raised_as_such_and_its_handler_comes_back() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-# Sorting a long list is one call that lets no signal through; other threads run meanwhile where the
-# interpreter's lock is let go, as torch does: here by hashing.
+# One call that takes a minute: Python sees no signal within it, but other threads run, as beside torch.
 HELD_UP = """
 import hashlib
 from headstart.training.interrupts import Interrupts, second_signal_ends
