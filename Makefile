@@ -11,7 +11,7 @@ help:
 	@echo "make demo        teach a network digits, carry it over to other digits, write a report"
 	@echo "make test        style, types and all tests, as CI runs them"
 	@echo "make unit        the unit tests only"
-	@echo "make reliability what takes too long for every change: thousands of damaged pictures, large folders"
+	@echo "make reliability what takes too long for every change: damaged pictures, large folders, runs broken off"
 	@echo "make lint        style and types only"
 	@echo "make format      rewrite the sources in the project's style"
 	@echo "make benchmarks  measure again what the project claims (fastai in an environment of its own)"

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from headstart.errors import HeadstartError
 from headstart.imagedata import ImageData
 from headstart.models import create_backbone
 from headstart.recipe import Body, Journal, Narrator, RunFolder, Saving, go_on, run_steps
 from headstart.storage import save_tensors
 from headstart.training import Callback, Phase, Plan, Settings, sgdr
+from headstart.training.interrupts import Terminated, termination_raised
 
 ARCH = "test_resnet"
 SIZE = 32
@@ -130,7 +132,12 @@ def forked(function: Callable[[], int]) -> int:
         torch.set_num_threads(1)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        code = function()
+        with termination_raised():
+            code = function()
+    except HeadstartError as error:
+        code = error.exit_code
+    except Terminated:
+        code = 143
     except BaseException:
         import traceback
 
@@ -199,3 +206,8 @@ def check_ids(out: Path) -> None:
 def leftovers(out: Path) -> list[str]:
     """Return the files that a writer left half done."""
     return [str(path.relative_to(out)) for path in out.rglob(".*") if path.suffix in (".tmp", ".old")]
+
+
+def import_everything() -> None:
+    """Import what a run needs, so that a child that is forked need not."""
+    import sklearn.linear_model  # noqa: F401

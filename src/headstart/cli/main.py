@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import typer
 
 from headstart.errors import HeadstartError
-from headstart.training.interrupts import Terminated, termination_raised
+from headstart.training.interrupts import Terminated, second_signal_ends, termination_raised
 
 # typer carries a click of its own, whose exceptions it names only in part: all that is wrong with
 # arguments descends from the parent of BadParameter.
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        with termination_raised():
+        with second_signal_ends(), termination_raised():
             code = app(arguments, standalone_mode=False)
         if sys.stdout is not None:
             # Here, and not at the interpreter's exit, where a reader that has gone is a complaint.

@@ -54,9 +54,11 @@ def state_of(steps: EightSteps) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "members": len(steps.best.members),
         },
         "first": None,
+        "arch": steps.body.arch,
         "weights": steps.learner.identity,
         "rows": steps.folder.own_rows(),
         "batch_size": steps.learner.data.batch_size,
+        "frozen_line": steps.learner.model.frozen_line,
         "elapsed": steps.clock.elapsed,
     }
     if steps.first is not None:
@@ -80,6 +82,10 @@ def take_state(steps: EightSteps, found: Found, *, changed: bool = False) -> Non
     steps.steps = [StepResult.from_dict(step) for step in state["steps"]]
     steps.finders = list(state["finders"])
     steps.found_rates = {(line, (size[0], size[1])): rate for line, size, rate in state["found_rates"]}
+    if steps.body.arch != state["arch"]:
+        raise ConfigError(
+            f"the checkpoint is of {state['arch']}, not of {steps.body.arch}", "begin a new run"
+        )
     learner = steps.learner
     if learner.identity != state["weights"]:
         raise ConfigError(
@@ -104,6 +110,8 @@ def take_state(steps: EightSteps, found: Found, *, changed: bool = False) -> Non
         learner.set_state(best)
     else:
         steps.under_way = phase_of(state["under_way"])
+    # What lies below the line is computed by another engine, with other last bits.
+    learner.model.freeze_at(state["frozen_line"])
     members = tuple(_named(f"member {n}/", tensors) for n in range(state["best"]["members"]))
     valid = None if changed else _predictions("best", steps, tensors)
     if valid is None:

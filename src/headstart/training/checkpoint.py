@@ -48,8 +48,9 @@ class Found:
     def tensors(self, group: str) -> dict[str, Tensor]:
         """Read the tensors of `model`, `optimizer`, `callbacks` or `extra`, in memory as they lay."""
         found = load_tensors(self.path / f"{group}.safetensors")
-        for name in self.state["channels_last"][group]:
-            found[name] = found[name].contiguous(memory_format=torch.channels_last)
+        for name, strides in self.state["strides"][group].items():
+            read = found[name]
+            found[name] = torch.empty_strided(read.shape, strides, dtype=read.dtype).copy_(read)
         return found
 
 
@@ -111,25 +112,24 @@ def checkpoint_files(
         "optimizer": _optimizer_tensors(run),
     }
     state = _plain_state(run, callback_plain, dict(extra or {}), run_id)
-    state["channels_last"] = {name: _channels_last(tensors) for name, tensors in groups.items()}
+    state["strides"] = {name: _strides(tensors) for name, tensors in groups.items()}
     return {
         **{f"{name}.safetensors": tensor_bytes(tensors) for name, tensors in groups.items()},
         "state.json": json_bytes(state),
     }
 
 
-def _channels_last(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that lie in channels-last memory, which safetensors does not say.
+def _strides(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    """Return how tensors lie in memory that do not lie row by row, which safetensors does not say.
 
-    Bits depend on it: AdamW on a convolution whose moments lay otherwise than its weights gave others.
+    Bits depend on it: AdamW gave others where its moments lay otherwise than a channels-last weight.
     """
-    return [
-        name
+    return {
+        name: list(tensor.stride())
         for name, tensor in tensors.items()
-        if tensor.ndim == 4
-        and not tensor.is_contiguous()
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-    ]
+        if tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
+        and tensor.stride() == torch.empty_like(tensor, device="meta").stride()
+    }
 
 
 def find_checkpoint(path: Path, *, run_id: str | None = None) -> Found:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +56,41 @@ def termination_raised() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def second_signal_ends(after: float = 1.0) -> Iterator[None]:
+    """End the process `after` seconds from a second SIGINT or SIGTERM, whatever it is doing then.
+
+    Python looks at signals between two of its own steps only, and one call into a library may take many
+    seconds. What is on the disk is whole at every moment. For the command line: in the main thread.
+    """
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch() -> None:
+        seen: list[int] = []
+        while received := reader.recv(16):
+            seen += [number for number in received if number in SIGNALS]
+            if len(seen) > 1:
+                ending = threading.Timer(after, os._exit, (128 + seen[0],))
+                ending.daemon = True
+                ending.start()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True, name="second signal")
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        watcher.join()
+        reader.close()
 
 
 class Interrupts:
