@@ -191,7 +191,7 @@ def _without_unknown(
 
 
 def _refuse_unknown(found: dict[str, dict[str, list[Found]]], classes: tuple[str, ...]) -> None:
-    known = frozenset(classes)  # a look through a tuple of 20,000 names for each takes 5 s
+    known = frozenset(classes)  # a look through a tuple of 20,000 names for each takes 1.8 s
     for split, by_class in found.items():
         unknown = [name for name, rows in by_class.items() if rows and name not in known]
         if split not in ("", "train") and unknown:
