@@ -29,6 +29,7 @@ from headstart.storage import (
     sha256_file,
     write_json,
 )
+from headstart.training.adjustments import Adjustments
 from headstart.training.callbacks import Callback
 from headstart.training.run import History, Run, Span
 
@@ -156,6 +157,7 @@ def _plain_state(run: Run, callbacks: list[dict[str, Any]], extra: dict[str, Any
         "torch": torch.__version__,
         "span": run.span.to_plain() if run.span is not None else None,
         "history": run.history.rows,
+        "adjustments": run.adjustments.to_plain(),
         "optimizer": _optimizer_settings(run),
         "trained": [name for name, parameter in run.model.named_parameters() if parameter.requires_grad],
         "callbacks": callbacks,
@@ -180,6 +182,7 @@ def _restore(checkpoint: Path, run: Run, callbacks: Sequence[Callback]) -> tuple
     run.step, run.epoch, run.seed = state["step"], state["epoch"], state["seed"]
     run.history = History(state["history"])
     run.span = Span.from_plain(state["span"]) if state["span"] is not None else None
+    run.adjustments = Adjustments.from_plain(state.get("adjustments", {}))
     run.stop_reason, run.stop_signal = "", None
     notes = _differences(run, state)
     run.precision = state["precision"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from headstart.errors import DataError, UsageError
-from headstart.training.loop import batch_loss
+from headstart.training.gradients import Gradients, Statistics
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.run import Run
@@ -120,19 +120,20 @@ def lr_find(
     smoother = _Smoother(smoothing_for(iterations))
     with untouched(run, network), own_randomness(device):
         network.train()
+        statistics = Statistics(network)
+        gradients = Gradients(run, network, loss, statistics)
         for step, batch in zip(range(iterations), _endless(source, run.epoch), strict=False):
             rate = start * (end / start) ** (step / iterations)
             set_rates(optimizer, proportions, rate)
             seed_step(device, run.seed, run.step + step)
-            value = batch_loss(run, network, loss, batch)
+            statistics.remember(run.step + step)
+            optimizer.zero_grad()
             tried.append(rate)
-            losses.append(float(value.detach()))
+            losses.append(float(gradients(batch, run.step + step)))
             if not math.isfinite(losses[-1]):
                 break
             if smoother.add(losses[-1]) > stop_factor * max(smoother.best, SMALL_LOSS):
                 break
-            optimizer.zero_grad()
-            torch.autograd.backward(value)
             optimizer.step()
     return judge(np.array(tried), np.array(losses), iterations)
 

@@ -22,7 +22,8 @@ SCHEMA = 1
 MAX_PLAN_BYTES = 256 * 2**10
 MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+COMPILE = ("auto", "on", "off")
 MIXINGS = ("none", "mixup", "cutmix")
 
 
@@ -97,7 +98,10 @@ class Settings:
 
     `weight_decay` is decoupled and spares parameters with one dimension. `gradient_clip`: the
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
-    the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
+    the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`, or
+    on CUDA `float16`. `micro_batch`: how many samples are worked on at once at most, their gradients
+    added up to those of the batch; None for whole batches. `compile`: `on`, `off`, or `auto` for where a
+    phase is long enough to pay for it.
     `fixed_batch_norm`: a pretrained body's batch norm keeps its statistics, also where it trains.
     `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
     activations; `mixing_alpha`: None for the method's own default.
@@ -113,12 +117,16 @@ class Settings:
     fixed_batch_norm: bool = True
     mixing: str = "none"
     mixing_alpha: float | None = None
+    micro_batch: int | None = None
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.compile not in COMPILE:
+            raise unknown_name("compile", self.compile, COMPILE)
         _check_mixing(self.mixing, self.mixing_alpha)
         limits = {
             "seed": (0, 2**63 - 1),
@@ -126,6 +134,7 @@ class Settings:
             "label_smoothing": (0, 0.99),
             "rate_ratio": (1, 1000),
             "gradient_clip": (1e-9, 1e9),
+            "micro_batch": (1, 2**20),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -337,12 +346,14 @@ def _settings_from_plain(content: Any) -> Settings:
     table = values.mapping(content, "settings", [item.name for item in fields(Settings)])
     given: dict[str, Any] = {}
     for name, value in table.items():
-        if name in ("optimizer", "precision", "mixing"):
+        if name in ("optimizer", "precision", "mixing", "compile"):
             given[name] = values.text(value, f"settings: {name}")
         elif name == "fixed_batch_norm":
             given[name] = values.flag(value, f"settings: {name}")
-        elif name in ("gradient_clip", "mixing_alpha") and value is None:
+        elif name in ("gradient_clip", "mixing_alpha", "micro_batch") and value is None:
             given[name] = None
+        elif name == "micro_batch":
+            given[name] = values.whole(value, "settings: micro_batch")
         elif name == "seed":
             given[name] = values.whole(value, "settings: seed")
         else:
