@@ -51,6 +51,7 @@ from headstart.training import (
     FinderResult,
     Phase,
     ProgressTable,
+    Rollback,
     Run,
     Schedule,
     Settings,
@@ -59,6 +60,7 @@ from headstart.training import (
     fit,
     flat_cos,
     group_rates,
+    guess_loss,
     load_checkpoint,
     loss_for,
     lr_find,
@@ -140,7 +142,12 @@ class Learner:
         self.device = choose_device(device)
         self.model.to(self.device, memory_format=self.model.memory_format)  # type: ignore[call-overload]
         self.precision = resolve_precision(self.device, self.settings.precision)
-        self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
+        self.run = Run(
+            model=self.model,
+            seed=self.settings.seed,
+            device=self.device,
+            micro_batch=self.settings.micro_batch,
+        )
         self.callbacks: tuple[Callback, ...] = (
             (ProgressTable(metric=self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
@@ -385,6 +392,7 @@ class Learner:
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
         stopping = (EarlyStop(),) if phase.stop_early else ()
+        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
         fit(
             self.run,
             source,
@@ -394,7 +402,7 @@ class Learner:
             loss=self.loss,
             forward=forward,
             validate=self.validate,
-            callbacks=(*self.callbacks, *callbacks, *stopping),
+            callbacks=(*self.callbacks, *callbacks, *stopping, Rollback(guess=guess)),
             gradient_clip=self.settings.gradient_clip,
             name=phase.name,
             step=phase.step,
@@ -471,14 +479,20 @@ class Learner:
     ) -> Predictions:
         """Return the `Predictions` of a split, in float32; `limit` takes at most that many rows."""
         source, module = self._source(split, prepare, limit)
-        return predict_samples(module_forward(module, self.device), self.data.samples, source)
+        forward = module_forward(module, self.device, fits=self.run.adjustments.fits)
+        return predict_samples(forward, self.data.samples, source)
 
     def validate(self, split: str = "valid") -> dict[str, float]:
         """Return the loss and the metrics of a split, over all its rows at once."""
         source, module = self._source(split)
         alone = self.model.frozen_line == self.model.head_stage
         precision = "float32" if alone else self.precision
-        forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
+        forward = module_forward(
+            module,
+            self.device,
+            lambda: autocast_for(self.device, precision),
+            fits=self.run.adjustments.fits,
+        )
         predictions = predict_samples(forward, self.data.samples, source)
         values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
