@@ -71,6 +71,7 @@ from headstart.training import (
     save_checkpoint,
     sgdr,
 )
+from headstart.training.compiling import can_pay, compiled, pays
 from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
@@ -391,6 +392,7 @@ class Learner:
         source, forward = self._training_source(augment=augment, mixing=mixing)
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
+        forward = self._compiled(forward, source, phase)
         stopping = (EarlyStop(),) if phase.stop_early else ()
         guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
         fit(
@@ -407,6 +409,22 @@ class Learner:
             name=phase.name,
             step=phase.step,
         )
+
+    def _compiled(self, forward: torch.nn.Module, source: BatchSource, phase: Phase) -> torch.nn.Module:
+        """Return the network compiled, where that was asked for or was measured to pay in this phase.
+
+        Decided once for each phase, before its first step, and kept with the run.
+        """
+        decided, asked = self.run.adjustments.compiled, self.settings.compile
+        if phase.name not in decided:
+            whole = self.model.frozen_line != self.model.head_stage
+            decided[phase.name] = asked == "on" or (
+                asked == "auto"
+                and whole
+                and can_pay(self.device)
+                and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
+            )
+        return compiled(forward) if decided[phase.name] else forward
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts

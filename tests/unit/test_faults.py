@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.errors import DataError, OutOfMemoryError
@@ -78,6 +78,7 @@ def test_parts_make_the_whole_in_order(count: int, size: int, weighted: bool) ->
             assert np.array_equal(np.concatenate([getattr(part, column) for part in parts]), whole)
 
 
+@settings(max_examples=15, deadline=None)  # each retry collects garbage, which takes its time
 @given(count=st.integers(1, 64), room=st.integers(1, 64))
 def test_parts_are_halved_until_they_fit_and_the_size_is_kept(count: int, room: int) -> None:
     fits: dict[str, int] = {}

@@ -203,7 +203,12 @@ def first_bad_output(run: Run, forward: nn.Module, batch: Batch) -> str:
         return "the input"
     hooks = [module.register_forward_hook(looking_at(name)) for name, module in forward.named_modules()]
     try:
-        with torch.no_grad(), autocast_for(run.device, run.precision):
+        # A compiled network does not call its modules one by one.
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.no_grad(),
+            autocast_for(run.device, run.precision),
+        ):
             forward(inputs)
     except (RuntimeError, ValueError):  # the error to report is the one that is being explained
         return ""

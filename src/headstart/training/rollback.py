@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ SLOWER = 3.0
 # The medians of so many losses are compared: single batches, however odd, decide nothing.
 FIRST, RECENT = 10, 20
 FAR_ABOVE = 2.0
+# Small batches wander about the loss of guessing for a while: so far above it all is well.
+IN_COURSE = 1.25
 
 
 class DivergedError(HeadstartError):
@@ -99,7 +103,7 @@ class Rollback(Callback):
     def _in_course(self) -> bool:
         if not self._recent:
             return True
-        return statistics.median(self._recent) <= _level(self._first, self.guess)
+        return statistics.median(self._recent) <= IN_COURSE * _level(self._first, self.guess)
 
     def _forget(self) -> None:
         self._first, self._recent, self._read = [], [], 0
@@ -116,19 +120,20 @@ class Rollback(Callback):
         if span.batches_done or (self._plain and not self._in_course()):
             return
         tensors = {name: _copied(tensor) for name, tensor in _live(run).items()}
-        states = []
-        for number, callback in enumerate(callbacks):
-            state = callback.state() if callback is not self else {}
+        states: dict[str, dict[str, Any]] = {}
+        for key, callback in self._others(callbacks):
+            state = callback.state()
             for name, value in state.items():
                 if isinstance(value, Tensor):
-                    tensors[f"callback {number} {name}"] = _copied(value)
-            states.append({n: value for n, value in state.items() if not isinstance(value, Tensor)})
+                    tensors[f"{key} {name}"] = _copied(value)
+            plain = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
+            states[key] = copy.deepcopy(plain)
         self._tensors = tensors
         self._plain = {
             "step": run.step,
             "epoch": run.epoch,
             "rows": len(run.history),
-            "span": span.to_plain(),
+            "span": copy.deepcopy(span.to_plain()),
             "callbacks": states,
             "first": list(self._first),
             "recent": list(self._recent),
@@ -161,20 +166,28 @@ class Rollback(Callback):
             _drop_new_state(run, self._tensors)
             for name, tensor in _live(run).items():
                 tensor.copy_(self._tensors[name])
-        for number, (callback, state) in enumerate(zip(callbacks, plain["callbacks"], strict=True)):
-            if callback is not self:
-                callback.restore_state({**state, **self._tensors_of(number)})
+        for key, callback in self._others(callbacks):
+            if key in plain["callbacks"]:
+                callback.restore_state({**copy.deepcopy(plain["callbacks"][key]), **self._tensors_of(key)})
         run.step, run.epoch = plain["step"], plain["epoch"]
         del run.history.rows[plain["rows"] :]
-        run.span = Span.from_plain(plain["span"])
+        run.span = Span.from_plain(copy.deepcopy(plain["span"]))
         self._first, self._recent, self._read = list(plain["first"]), list(plain["recent"]), 0
 
-    def _tensors_of(self, number: int) -> dict[str, Tensor]:
-        prefix = f"callback {number} "
+    def _others(self, callbacks: Sequence[Callback]) -> Iterator[tuple[str, Callback]]:
+        """Yield the other callbacks under names that are the same after a restart with more of them."""
+        seen: Counter[str] = Counter()
+        for callback in callbacks:
+            kind = type(callback).__name__
+            if callback is not self:
+                yield f"callback {kind} {seen[kind]}", callback
+                seen[kind] += 1
+
+    def _tensors_of(self, key: str) -> dict[str, Tensor]:
         return {
-            name.removeprefix(prefix): _copied(tensor)
+            name.removeprefix(f"{key} "): _copied(tensor)
             for name, tensor in self._tensors.items()
-            if name.startswith(prefix)
+            if name.startswith(f"{key} ")
         }
 
     # ---- surviving a restart -----------------------------------------------------------------
