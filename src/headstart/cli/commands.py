@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +44,16 @@ Augment = Annotated[
 Mixing = Annotated[str, typer.Option(help="none, mixup or cutmix: two pictures and labels become one.")]
 MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, from 1 up.")]
 BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(help="Pictures at once at most; gradients add up to the batch. Default: all that fit."),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="auto, float32, bfloat16 or (CUDA only) float16. Default: auto.")
+]
+Compiling = Annotated[
+    str | None, typer.Option("--compile", help="on, off, or auto: where a long phase pays for it.")
+]
 Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
 Test = Annotated[float, typer.Option(help="The share to keep aside for an honest figure.")]
 Resize = Annotated[
@@ -95,6 +105,15 @@ def _with_mixing(plan: Plan, mixing: str) -> Plan:
     if mixing == "none":
         return plan
     return replace(plan, settings=replace(plan.settings, mixing=mixing, mixing_alpha=None))
+
+
+def _with_machine(
+    plan: Plan, *, micro_batch: int | None, precision: str | None, compiling: str | None
+) -> Plan:
+    """Return the plan with what was asked for of the machine; None leaves what the plan says."""
+    given = {"micro_batch": micro_batch, "precision": precision, "compile": compiling}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(plan, settings=replace(plan.settings, **asked))
 
 
 def _batch_size(text: str) -> int | str:
@@ -180,6 +199,9 @@ def train(
     max_zoom: MaxZoom = 1.1,
     mixing: Mixing = "none",
     batch_size: BatchSize = "auto",
+    micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compiling: Compiling = None,
     cycles: Annotated[int, typer.Option(help="Cycles of step 8, each twice as long.")] = 3,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
     rate_ratio: Annotated[
@@ -229,6 +251,9 @@ def train(
         plan, cycles=cycles, epochs=epochs, sizes=size_list, from_scratch=from_scratch, seed=seed
     )
     chosen_plan = _with_mixing(chosen_plan, mixing)
+    chosen_plan = _with_machine(
+        chosen_plan, micro_batch=micro_batch, precision=precision, compiling=compiling
+    )
     run_folder = None if dry_run else recipe.prepare_folder(out, source.run_path, force=force)
     data = _data(
         source,

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
         fit_temperature,
         reliability,
     )
+    from headstart.evaluation.doubts import (
+        constant_answer,
+        missing_classes,
+        smallest_difference,
+        too_few_rows,
+    )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
     from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
     from headstart.evaluation.metrics import (
@@ -54,6 +60,7 @@ _HOMES = {
         "fit_temperature",
         "reliability",
     ),
+    "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
     "interpret": (
         "Confusion",
         "Example",
@@ -115,6 +122,7 @@ __all__ = [
     "calibrate",
     "concatenate",
     "confusion_matrix",
+    "constant_answer",
     "cross_decided",
     "cross_fitted",
     "decided_by",
@@ -126,6 +134,7 @@ __all__ = [
     "measure",
     "metric",
     "mirror_check",
+    "missing_classes",
     "paired",
     "per_class",
     "plot_confusion_matrix",
@@ -136,6 +145,8 @@ __all__ = [
     "reliability",
     "rows_to_picture",
     "show_pictures",
+    "smallest_difference",
+    "too_few_rows",
     "top_k",
     "wilson",
     "write_report",

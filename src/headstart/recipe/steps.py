@@ -15,7 +15,18 @@ import numpy as np
 
 from headstart.augment import describe
 from headstart.errors import UsageError
-from headstart.evaluation import Gain, Interval, Predictions, cross_decided, interval, measure, paired
+from headstart.evaluation import (
+    Gain,
+    Interval,
+    Predictions,
+    constant_answer,
+    cross_decided,
+    interval,
+    measure,
+    missing_classes,
+    paired,
+    too_few_rows,
+)
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
@@ -88,6 +99,7 @@ class EightSteps:
         self.folder.begin()
         self.first = None if self.body.from_scratch else look_first(self)
         self._start_learner(self.first)
+        self._doubt(*self._doubts_about_the_data())
         self._describe_augmentation()
         try:
             for phase in self.plan:
@@ -181,6 +193,7 @@ class EightSteps:
         started = time.monotonic()
         losses = self._train(fitting)
         after = self.learner.predictions("valid")
+        self._doubt(constant_answer(after))
         verdict = self._verdict(after, losses)
         self._judge(fitting, after, time.monotonic() - started, len(losses), verdict)
 
@@ -194,13 +207,32 @@ class EightSteps:
             StepResult(5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started)
         )
 
+    def _doubts_about_the_data(self) -> list[str]:
+        labels = self.data.samples.labels[self.data.rows("train")]
+        count = len(self.data.classes)
+        tags = self.data.task is Task.MULTI_LABEL
+        counts = labels.sum(0) if tags else np.bincount(labels[labels >= 0], minlength=count)
+        few = "" if tags else too_few_rows(len(self.data.rows("valid")))
+        return [missing_classes(counts.tolist(), self.data.classes), few]
+
+    def _doubt(self, *lines: str) -> None:
+        """Say what makes the figures doubtful."""
+        for line in filter(None, lines):
+            self.narrator.say(f"  ! {line}")
+
     def _train(self, phase: Phase) -> list[float]:
-        """Train a phase, go back to its best epoch, and return the validation loss after each."""
-        from headstart.training import HistoryWriter, KeepBest
+        """Train a phase, go back to its best epoch, and return the validation loss after each.
+
+        A phase that cannot be trained to its end, whatever the rate, is judged by what it has reached.
+        """
+        from headstart.training import DivergedError, HistoryWriter, KeepBest, NonFiniteError
 
         run, keep = self.learner.run, KeepBest()
         before = len(run.history)
-        self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl")))
+        try:
+            self.learner.run_phase(phase, (keep, HistoryWriter(self.folder / "history.jsonl")))
+        except (NonFiniteError, DivergedError) as error:
+            self._doubt(f"{error.message}: {error.hint}")
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"
