@@ -9,7 +9,8 @@ real pictures against fastai and against timm, the same body, batch and size.
 
 All sides run in one process and take turns within each repeat; a ratio is taken repeat by repeat.
 
-* `bare`: one standardised float32 batch in channels-last memory, forward, cross-entropy, backward, fused AdamW.
+* `bare`: one standardised float32 batch in channels-last memory; forward, cross-entropy, backward, fused
+  AdamW.
 * `headstart, synthetic`: the same batch as uint8 through `fit`, with all that a run has: pictures are
   standardised, steps guarded and seeded, rates scheduled, good weights kept to go back to.
 * `headstart, first epoch` and `later epochs`: the originals of `flowers`, side-on augmentation; the first

@@ -72,9 +72,26 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        machine = _fault_of_the_machine(error)
+        if machine is not None:
+            return _fail(machine.code, what, machine.hint, machine.exit_code, as_json)
         return _fail(
             "INTERNAL", what, "this is a fault of headstart: run again with --debug", EXIT_INTERNAL, as_json
         )
+
+
+def _fault_of_the_machine(error: Exception) -> HeadstartError | None:
+    """Return what to say of memory that ran out or a device that failed outside of training's own care."""
+    from headstart.errors import DeviceLostError, OutOfMemoryError
+    from headstart.faults import is_device_failure, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            "", "take smaller batches (--batch-size), pictures or bodies, or fewer --threads"
+        )
+    if is_device_failure(error):
+        return DeviceLostError("", "run again in a new process, if need be with --device cpu")
+    return None
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:

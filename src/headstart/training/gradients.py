@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -87,6 +88,13 @@ class Gradients:
         if self._run.precision == "float16":
             return self._in_float16(batch, step, on_loss)
         return self._whole(batch, step, on_loss, 1.0)
+
+    def tell_of_parts(self) -> None:
+        """Say, once in a run, what asking for parts means for batch norms that collect statistics."""
+        size, notices = self._run.micro_batch, self._run.adjustments.notices
+        notice = f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
+        if size is not None and len(self._statistics) and notice not in notices:
+            notices.append(notice)
 
     def _whole(self, batch: Batch, step: int, on_loss: Sequence[OnLoss], scale: float) -> Tensor:
         def work(parts: list[Batch]) -> Tensor:
@@ -178,23 +186,31 @@ def batch_loss(run: Run, forward: nn.Module, loss: Loss, batch: Batch) -> Tensor
 
 
 def _check_targets(batch: Batch, logits: Tensor) -> None:
-    """Refuse targets out of range before a CUDA kernel does, which would end the whole process' use of it."""
-    targets = torch.as_tensor(batch.targets)
-    if targets.device.type != "cpu" or not targets.numel():
+    """Refuse targets out of range before a CUDA kernel does, which would end the process' use of it."""
+    targets = batch.targets
+    if isinstance(targets, Tensor):
+        if targets.device.type != "cpu":
+            return
+        targets = targets.numpy()
+    if not targets.size:
         return
-    if targets.is_floating_point():
-        bad = ~torch.isfinite(targets)
-        expected = "finite numbers"
+    if targets.dtype.kind == "f":
+        # The sum is not finite where one of them is not: one pass, and no more where all is well.
+        if math.isfinite(float(targets.sum())):
+            return
+        bad, expected = ~np.isfinite(targets), "finite numbers"
     elif targets.ndim == 1 and logits.ndim == 2:
-        bad = (targets < 0) | (targets >= logits.shape[1])
-        expected = f"class numbers from 0 to {logits.shape[1] - 1}"
+        classes = logits.shape[1]
+        if int(targets.min()) >= 0 and int(targets.max()) < classes:
+            return
+        bad, expected = (targets < 0) | (targets >= classes), f"class numbers from 0 to {classes - 1}"
     else:
         return
-    if bool(bad.any()):
-        row = int(bad.reshape(len(targets), -1).any(1).nonzero()[0])
-        value = targets[row].tolist()
+    rows = np.flatnonzero(bad.reshape(len(targets), -1).any(1))
+    if len(rows):
+        row = int(rows[0])
         raise DataError(
-            f"row {int(batch.index[row])} has the target {value}, which is out of range",
+            f"row {int(batch.index[row])} has the target {targets[row].tolist()}, which is out of range",
             f"targets must be {expected}",
             code="BAD_TARGET",
         )

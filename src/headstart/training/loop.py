@@ -149,6 +149,7 @@ class _Fit:
         self.optimizer.zero_grad()
         self.guard = Guard(run, self.forward)
         self.gradients = Gradients(run, self.forward, self.loss, self.guard.statistics)
+        self.gradients.tell_of_parts()
         with own_randomness(self.device), self.interrupts, self.guard.watching():
             try:
                 self._each(lambda callback: callback.before_fit(run))

@@ -44,7 +44,9 @@ class ProgressTable(Callback):
     def before_fit(self, run: Run) -> None:
         """Print the heading and put the bar below it."""
         self._best = math.inf
-        self._told = len(run.adjustments.notices)
+        if run.span is not None and run.span.done:
+            self._told = len(run.adjustments.notices)  # a restart does not tell it all again
+        self._tell(run)
         names = (name.rjust(width) for name, width in zip(self.columns, self._widths, strict=True))
         self._print("  ".join(["epoch", *names, " time"]), "bold")
         if self.console.is_terminal:
@@ -109,6 +111,7 @@ class ProgressTable(Callback):
             self._print(f"stopped: {run.stop_reason}", "yellow")
 
     def _tell(self, run: Run) -> None:
+        self._told = min(self._told, len(run.adjustments.notices))  # the table may be shown another run
         for notice in run.adjustments.notices[self._told :]:
             self._print(f"! {notice}", "yellow")
         self._told = len(run.adjustments.notices)
