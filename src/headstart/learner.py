@@ -416,15 +416,17 @@ class Learner:
         Decided once for each phase, before its first step, and kept with the run.
         """
         decided, asked = self.run.adjustments.compiled, self.settings.compile
-        if phase.name not in decided:
+        size = "x".join(map(str, self.data.image_size))
+        key = f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}"
+        if key not in decided:
             whole = self.model.frozen_line != self.model.head_stage
-            decided[phase.name] = asked == "on" or (
+            decided[key] = asked == "on" or (
                 asked == "auto"
                 and whole
                 and can_pay(self.device)
                 and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
             )
-        return compiled(forward) if decided[phase.name] else forward
+        return compiled(forward) if decided[key] else forward
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         starts = self.model.group_starts

@@ -19,6 +19,7 @@ from headstart.training import (
     HistoryWriter,
     KeepBest,
     ProgressTable,
+    Rollback,
     Run,
     fit,
     load_checkpoint,
@@ -192,7 +193,7 @@ def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) ->
 
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 @pytest.mark.parametrize(
-    "make", [Callback, EarlyStop, KeepBest, quiet, Scaler], ids=lambda make: make.__name__
+    "make", [Callback, EarlyStop, KeepBest, Rollback, quiet, Scaler], ids=lambda make: make.__name__
 )
 def test_going_on_after_a_restart_equals_never_having_stopped(make, at, tmp_path) -> None:
     assert resumed_equals_whole(make, tmp_path, at)

@@ -17,7 +17,7 @@ class Adjustments:
     `fits`: how many samples fit in memory at once, by what is done with samples of which shape.
     `loss_scale`: what float16 losses are multiplied by, and `scaled_steps` taken since it changed.
     `rate_factor`: what the phase's rates are multiplied by after `rollbacks` returns to good weights.
-    `compiled`: for each phase by name, whether its network was compiled.
+    `compiled`: for each phase, whether its network was compiled.
     `notices`: what a person should know of, in the order in which it happened.
     """
 

@@ -79,11 +79,11 @@ class Gradients:
         self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self._trained = sum(p.numel() for p in self._parameters)
 
-    def __call__(self, batch: Batch, step: int, on_loss: Sequence[OnLoss] = ()) -> Tensor:
+    def __call__(self, batch: Batch, step: int, on_loss: OnLoss | None = None) -> Tensor:
         """Return the mean loss of the batch, a scalar without gradients; the gradients start from none.
 
-        `step` seeds the draws and names the statistics that were remembered. Each of `on_loss` is given
-        the mean loss of each part and returns it, or another in its place.
+        `step` seeds the draws and names the statistics that were remembered. `on_loss` is given the mean
+        loss of each part and returns it, or another in its place.
         """
         if self._run.precision == "float16":
             return self._in_float16(batch, step, on_loss)
@@ -96,7 +96,7 @@ class Gradients:
         if size is not None and len(self._statistics) and notice not in notices:
             notices.append(notice)
 
-    def _whole(self, batch: Batch, step: int, on_loss: Sequence[OnLoss], scale: float) -> Tensor:
+    def _whole(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
         def work(parts: list[Batch]) -> Tensor:
             return self._add_up(parts, on_loss, scale)
 
@@ -115,14 +115,14 @@ class Gradients:
             before_retry=before_retry,
         )
 
-    def _add_up(self, parts: list[Batch], on_loss: Sequence[OnLoss], scale: float) -> Tensor:
+    def _add_up(self, parts: list[Batch], on_loss: OnLoss | None, scale: float) -> Tensor:
         total: Tensor | None = None
         for part, share in zip(parts, _shares(parts), strict=True):
             if share == 0:
                 continue
             loss = batch_loss(self._run, self._forward, self._loss, part)
-            for change in on_loss:
-                loss = change(loss)
+            if on_loss is not None:
+                loss = on_loss(loss)
             factor = share * scale
             torch.autograd.backward(loss if factor == 1 else loss * factor)
             part_of_loss = loss.detach() if share == 1 else loss.detach() * share
@@ -144,7 +144,7 @@ class Gradients:
             f"at the same rates and in the same order{normed}"
         )
 
-    def _in_float16(self, batch: Batch, step: int, on_loss: Sequence[OnLoss]) -> Tensor:
+    def _in_float16(self, batch: Batch, step: int, on_loss: OnLoss | None) -> Tensor:
         adjustments = self._run.adjustments
         for attempt in range(_MOST_OVERFLOWS + 1):
             loss = self._whole(batch, step, on_loss, adjustments.loss_scale)

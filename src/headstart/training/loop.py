@@ -25,7 +25,6 @@ What `fit` does, and when it calls the callbacks:
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -124,7 +123,6 @@ class _Fit:
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self.interrupts = Interrupts()
-        self.on_loss = [functools.partial(callback.after_loss, run) for callback in callbacks]
         self.rollback = next((each for each in callbacks if isinstance(each, Rollback)), None)
 
     def begin(self, span: Span, *, resume: bool) -> None:
@@ -229,7 +227,7 @@ class _Fit:
         seed_step(self.device, run.seed, run.step)
         self.guard.remember()
 
-        loss = self.gradients(batch, run.step, self.on_loss)
+        loss = self.gradients(batch, run.step, self._after_loss)
         for callback in self.callbacks:
             callback.after_backward(run)
         rate = self.rates[-1] * factor
@@ -243,6 +241,11 @@ class _Fit:
         span.record(known)
         for callback in self.callbacks:
             callback.after_step(run)
+
+    def _after_loss(self, loss: Tensor) -> Tensor:
+        for callback in self.callbacks:
+            loss = callback.after_loss(self.run, loss)
+        return loss
 
     def _take_step(self) -> None:
         try:
