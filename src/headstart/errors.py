@@ -67,6 +67,18 @@ class StoppedError(HeadstartError):
     exit_code = 75
 
 
+class OutOfMemoryError(StoppedError):
+    """Memory ran out and smaller parts do not help; what was done is kept."""
+
+    code = "OUT_OF_MEMORY"
+
+
+class DeviceLostError(StoppedError):
+    """The device failed; this process cannot use it again, and what was saved is kept."""
+
+    code = "DEVICE_LOST"
+
+
 class ConfigError(HeadstartError):
     """A plan, a weights file or a bundle is not what it must be."""
 

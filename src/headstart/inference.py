@@ -6,7 +6,7 @@ that they cannot disagree about what a model says of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from headstart.errors import UsageError
 from headstart.evaluation import Predictions
+from headstart.faults import in_parts
 from headstart.types import Batch, BatchSource
 
 if TYPE_CHECKING:
@@ -66,28 +67,46 @@ def to_device(batch: Batch, device: torch.device | str) -> tuple[torch.Tensor, t
 
 
 def module_forward(
-    module: torch.nn.Module, device: torch.device | str, autocast: Callable[[], Any] | None = None
+    module: torch.nn.Module,
+    device: torch.device | str,
+    autocast: Callable[[], Any] | None = None,
+    *,
+    fits: MutableMapping[str, int] | None = None,
 ) -> Forward:
     """Return a function of a batch that runs `module` for inference and gives float32 logits.
 
-    The module is put in evaluation mode for each batch and set back to how it was.
+    The module is put in evaluation mode for each batch and set back to how it was. Where memory runs
+    out, a batch is taken in smaller parts; the size that fits is kept in `fits`, for the next time.
     """
     import contextlib
 
     import torch
+
+    known: MutableMapping[str, int] = {} if fits is None else fits
+
+    def of_part(part: Batch) -> NDArray[np.float32]:
+        inputs, _ = to_device(part, device)
+        logits: NDArray[np.float32] = module(inputs).float().cpu().numpy()
+        return logits
+
+    def of_parts(parts: list[Batch]) -> NDArray[np.float32]:
+        found = [of_part(part) for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def forward(batch: Batch) -> NDArray[np.float32]:
         training = module.training
         module.eval()
         try:
             with torch.inference_mode(), (autocast or contextlib.nullcontext)():
-                inputs, _ = to_device(batch, device)
-                logits: NDArray[np.float32] = module(inputs).float().cpu().numpy()
-                return logits
+                return in_parts(of_parts, batch, device, fits=known, key=_evaluation_key(batch))
         finally:
             module.train(training)
 
     return forward
+
+
+def _evaluation_key(batch: Batch) -> str:
+    return f"evaluation {'x'.join(str(side) for side in batch.inputs.shape[1:])}"
 
 
 def predict(

@@ -66,6 +66,7 @@ from headstart.training import (
     RateWarning,
     RecalibrateBatchNorm,
     ReduceOnPlateau,
+    Rollback,
     Run,
     Schedule,
     Scheduled,
@@ -77,6 +78,7 @@ from headstart.training import (
     fit,
     flat_cos,
     group_rates,
+    guess_loss,
     load_checkpoint,
     loss_for,
     lr_find,
@@ -92,6 +94,7 @@ from headstart.training import (
     try_rates,
 )
 from headstart.training.advice import Conditions, RateNotes, advise
+from headstart.training.compiling import can_pay, compiled, pays
 from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
@@ -169,7 +172,12 @@ class Learner:
         self.device = choose_device(device)
         self.model.to(self.device, memory_format=self.model.memory_format)  # type: ignore[call-overload]
         self.precision = resolve_precision(self.device, self.settings.precision)
-        self.run = Run(model=self.model, seed=self.settings.seed, device=self.device)
+        self.run = Run(
+            model=self.model,
+            seed=self.settings.seed,
+            device=self.device,
+            micro_batch=self.settings.micro_batch,
+        )
         self.callbacks: tuple[Callback, ...] = (
             (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
@@ -557,6 +565,7 @@ class Learner:
             load_checkpoint(resume, self.run, callbacks=every)
         views = phase.views if phase.precompute else self._views
         source, forward = self._training_source(augment=augment or views > 0, mixing=mixing, views=views)
+        forward = self._compiled(forward, source, phase)
         fit(
             self.run,
             source,
@@ -596,7 +605,8 @@ class Learner:
         if self.settings.batch_norm == "recalibrate":
             plain, part = self._training_source(augment=False)
             found.append(RecalibrateBatchNorm(part, plain))
-        return tuple(found)
+        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
+        return (*found, Rollback(guess=guess))
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -605,6 +615,24 @@ class Learner:
             "image_size": list(self.data.image_size),
             "batch_size": self.data.batch_size,
         }
+
+    def _compiled(self, forward: torch.nn.Module, source: BatchSource, phase: Phase) -> torch.nn.Module:
+        """Return the network compiled, where that was asked for or was measured to pay in this phase.
+
+        Decided once for each phase, before its first step, and kept with the run.
+        """
+        decided, asked = self.run.adjustments.compiled, self.settings.compile
+        size = "x".join(map(str, self.data.image_size))
+        key = f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}"
+        if key not in decided:
+            whole = self.model.frozen_line != self.model.head_stage
+            decided[key] = asked == "on" or (
+                asked == "auto"
+                and whole
+                and can_pay(self.device)
+                and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
+            )
+        return compiled(forward) if decided[key] else forward
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         self._advise(rates, name)
@@ -712,7 +740,8 @@ class Learner:
     ) -> Predictions:
         """Return the `Predictions` of a split, in float32; `limit` takes at most that many rows."""
         source, module = self._source(split, prepare, limit)
-        return self._predicted(module_forward(module, self.device), source, split, limit)
+        forward = module_forward(module, self.device, fits=self.run.adjustments.fits)
+        return self._predicted(forward, source, split, limit)
 
     def _predicted(
         self, forward: Forward, source: BatchSource, split: str, limit: int | None = None
@@ -728,7 +757,12 @@ class Learner:
         source, module = self._source(split)
         alone = self.model.frozen_line == self.model.head_stage
         precision = "float32" if alone else self.precision
-        forward = module_forward(module, self.device, lambda: autocast_for(self.device, precision))
+        forward = module_forward(
+            module,
+            self.device,
+            lambda: autocast_for(self.device, precision),
+            fits=self.run.adjustments.fits,
+        )
         predictions = self._predicted(forward, source, split)
         values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}

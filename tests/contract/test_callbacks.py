@@ -22,6 +22,7 @@ from headstart.training import (
     KeepBest,
     ProgressTable,
     ReduceOnPlateau,
+    Rollback,
     Run,
     Scheduled,
     cosine,
@@ -220,7 +221,7 @@ def resumed_equals_whole(make: Callable[[], Callback], folder: Path, at: int) ->
 @pytest.mark.parametrize("at", [1, 3, 4, 8])
 @pytest.mark.parametrize(
     "make",
-    [Callback, EarlyStop, KeepBest, quiet, plateau, moved, Scaler, EMA, SWA, recalibrating],
+    [Callback, EarlyStop, KeepBest, Rollback, quiet, plateau, moved, Scaler, EMA, SWA, recalibrating],
     ids=lambda make: make.__name__,
 )
 def test_going_on_after_a_restart_equals_never_having_stopped(make, at, tmp_path) -> None:

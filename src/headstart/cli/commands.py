@@ -47,6 +47,16 @@ Augment = Annotated[
 Mixing = Annotated[str, typer.Option(help="none, mixup or cutmix: two pictures and labels become one.")]
 MaxZoom = Annotated[float, typer.Option(help="How far augmentation zooms in, from 1 up.")]
 BatchSize = Annotated[str, typer.Option(help="A number, or auto.")]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option(help="Pictures at once at most; gradients add up to the batch. Default: all that fit."),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="auto, float32, bfloat16 or (CUDA only) float16. Default: auto.")
+]
+Compiling = Annotated[
+    str | None, typer.Option("--compile", help="on, off, or auto: where a long phase pays for it.")
+]
 Valid = Annotated[float, typer.Option(help="The share to validate with, where no folder says.")]
 Test = Annotated[float, typer.Option(help="The share to keep aside for an honest figure.")]
 Resize = Annotated[
@@ -129,6 +139,15 @@ def _with_averages(plan: Plan, loss: str, ema: float | None, snapshots: str) -> 
     settings = settings if ema is None else replace(settings, ema=ema)
     settings = settings if snapshots == "none" else replace(settings, snapshots=snapshots)
     return replace(plan, settings=settings)
+
+
+def _with_machine(
+    plan: Plan, *, micro_batch: int | None, precision: str | None, compiling: str | None
+) -> Plan:
+    """Return the plan with what was asked for of the machine; None leaves what the plan says."""
+    given = {"micro_batch": micro_batch, "precision": precision, "compile": compiling}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(plan, settings=replace(plan.settings, **asked))
 
 
 def _batch_size(text: str) -> int | str:
@@ -223,6 +242,9 @@ def train(
     snapshots: Snapshots = "none",
     folds: Folds = None,
     batch_size: BatchSize = "auto",
+    micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compiling: Compiling = None,
     cycles: Annotated[
         int | None,
         typer.Option(help="Cycles of step 8, each twice as long. Default: by the number of pictures."),
@@ -291,7 +313,8 @@ def train(
             seed=seed,
             pictures=pictures,
         )
-        return _with_averages(_with_mixing(made, mixing), loss, ema, snapshots)
+        made = _with_averages(_with_mixing(made, mixing), loss, ema, snapshots)
+        return _with_machine(made, micro_batch=micro_batch, precision=precision, compiling=compiling)
 
     chosen_plan = planned()
     if plan is not None and (cycles is not None or sizes):

@@ -23,10 +23,6 @@ EXIT_TERMINATED = 143
 EXIT_IO = 74
 EXIT_USAGE = 2
 EXIT_INTERNAL = 70
-EXIT_NO_MEMORY = 75
-
-# What the loader of libraries, the system and torch say where memory is short; MemoryError is a type.
-_NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -84,8 +80,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        if error.errno == errno.ENOMEM:
-            return _no_memory(error, as_json)
+        machine = _fault_of_the_machine(error)
+        if machine is not None:
+            return _fail(machine.code, _first_line(error), machine.hint, machine.exit_code, as_json)
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some disk space" if full else "run again with --debug to see where"
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -99,18 +96,35 @@ def run(arguments: list[str]) -> int:
             return _fail("USAGE", str(error), hint, EXIT_USAGE, as_json)
         if debug:
             raise
-        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            return _no_memory(error, as_json)
-        what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        machine = _fault_of_the_machine(error)
+        if machine is not None:
+            return _fail(machine.code, _first_line(error), machine.hint, machine.exit_code, as_json)
         return _fail(
-            "INTERNAL", what, "this is a fault of headstart: run again with --debug", EXIT_INTERNAL, as_json
+            "INTERNAL",
+            _first_line(error),
+            "this is a fault of headstart: run again with --debug",
+            EXIT_INTERNAL,
+            as_json,
         )
 
 
-def _no_memory(error: Exception, as_json: bool) -> int:
-    what = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    hint = "allow more memory (ulimit -v), or ask for less: --batch-size 8, --threads 1, --cache none"
-    return _fail("NO_MEMORY", f"there is too little memory: {what}", hint, EXIT_NO_MEMORY, as_json)
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _fault_of_the_machine(error: Exception) -> HeadstartError | None:
+    """Return what to say of memory that ran out or a device that failed outside of training's own care."""
+    from headstart.errors import DeviceLostError, OutOfMemoryError
+    from headstart.faults import is_device_failure, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
+            "",
+            "allow more memory (ulimit -v), or ask for less: --batch-size 8, --threads 1, --cache none",
+        )
+    if is_device_failure(error):
+        return DeviceLostError("", "run again in a new process, if need be with --device cpu")
+    return None
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
         fit_temperature,
         reliability,
     )
+    from headstart.evaluation.doubts import (
+        constant_answer,
+        missing_classes,
+        smallest_difference,
+        too_few_rows,
+    )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
     from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
     from headstart.evaluation.metrics import (
@@ -55,6 +61,7 @@ _HOMES = {
         "fit_temperature",
         "reliability",
     ),
+    "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
     "interpret": (
         "Confusion",
         "Example",
@@ -119,6 +126,7 @@ __all__ = [
     "calibrate",
     "concatenate",
     "confusion_matrix",
+    "constant_answer",
     "cross_decided",
     "cross_fitted",
     "decided_by",
@@ -130,6 +138,7 @@ __all__ = [
     "measure",
     "metric",
     "mirror_check",
+    "missing_classes",
     "paired",
     "per_class",
     "plot_confusion_matrix",
@@ -141,6 +150,8 @@ __all__ = [
     "reliability",
     "rows_to_picture",
     "show_pictures",
+    "smallest_difference",
+    "too_few_rows",
     "top_k",
     "wilson",
     "write_report",

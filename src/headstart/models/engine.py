@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError, UsageError
+from headstart.faults import in_parts
 from headstart.pruning import drop_least_recent, mark_used
 from headstart.storage import cache_dir, content_key, read_json, sha256_bytes, write_atomic, write_json
-from headstart.types import Size
+from headstart.types import Batch, Size
 
 if TYPE_CHECKING:
     import torch
@@ -154,15 +155,26 @@ class EagerEngine:
         self.reason = reason
         first = next(iter(part.parameters()), torch.zeros(()))
         self._device = first.device
+        self._fits: dict[str, int] = {}
         self._bfloat16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return activations (batch, …) of uint8 pictures (batch, height, width, 3)."""
+        rows = np.arange(len(pixels))
+        return in_parts(
+            self._of_parts, Batch(pixels, rows, rows), self._device, fits=self._fits, key="pictures"
+        )
+
+    def _of_parts(self, parts: list[Batch]) -> NDArray[np.float32]:
+        found = [self._of_part(part) for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _of_part(self, part: Batch) -> NDArray[np.float32]:
         import torch
 
         from headstart.models.backbones import evaluating
 
-        inputs = torch.as_tensor(pixels).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
+        inputs = torch.as_tensor(part.inputs).permute(0, 3, 1, 2).to(self._device, non_blocking=True)
         half = (
             torch.autocast(self._device.type, torch.bfloat16) if self._bfloat16 else contextlib.nullcontext()
         )

@@ -21,10 +21,13 @@ from headstart.evaluation import (
     Interval,
     Predictions,
     average,
+    constant_answer,
     cross_decided,
     interval,
     measure,
+    missing_classes,
     paired,
+    too_few_rows,
 )
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
@@ -155,6 +158,7 @@ class EightSteps:
         self.folder.write_history()
         self.first = None if self.body.from_scratch else look_first(self)
         self._start_learner(self.first)
+        self._doubt(*self._doubts_about_the_data())
         self._describe_augmentation()
         self.writer = self.journal.checkpointer(self)
         self.writer.save(self.learner.run)
@@ -253,6 +257,7 @@ class EightSteps:
         started = time.monotonic()
         losses = self._train(fitting)
         trained = self.learner.predictions("valid")
+        self._doubt(constant_answer(trained))
         verdict = self._verdict(trained, losses)
         seconds, before = time.monotonic() - started, self.best.state
         self._judge(fitting, mix_with_best(self, fitting, trained), seconds, len(losses), verdict)
@@ -282,10 +287,26 @@ class EightSteps:
             StepResult(5, "Unfreeze", reason, None, f"{count:,} parameters train", time.monotonic() - started)
         )
 
+    def _doubts_about_the_data(self) -> list[str]:
+        labels = self.data.samples.labels[self.data.rows("train")]
+        count = len(self.data.classes)
+        tags = self.data.task is Task.MULTI_LABEL
+        counts = labels.sum(0) if tags else np.bincount(labels[labels >= 0], minlength=count)
+        few = "" if tags else too_few_rows(len(self.data.rows("valid")))
+        return [missing_classes(counts.tolist(), self.data.classes), few]
+
+    def _doubt(self, *lines: str) -> None:
+        """Say what makes the figures doubtful."""
+        for line in filter(None, lines):
+            self.narrator.say(f"  ! {line}")
+
     def _train(self, phase: Phase) -> list[float]:
-        """Train a phase, go back to its best epoch, and return the validation loss after each."""
+        """Train a phase, go back to its best epoch, and return the validation loss after each.
+
+        A phase that cannot be trained to its end, whatever the rate, is judged by what it has reached.
+        """
         from headstart.recipe.epochs import EpochRows
-        from headstart.training import Deadline, KeepBest, Snapshots
+        from headstart.training import Deadline, DivergedError, KeepBest, NonFiniteError, Snapshots
 
         run, keep = self.learner.run, KeepBest()
         found, self._found = self._found, None
@@ -297,7 +318,11 @@ class EightSteps:
         if self.clock.budget is not None:
             # The forecast cut the phase to the budget; the deadline keeps it where the forecast was wrong.
             callbacks.append(Deadline(lambda: self.clock.left(self.reserve)))
-        self.learner.run_phase(phase, callbacks, resume=found if found and found.extra["under_way"] else None)
+        within = found if found and found.extra["under_way"] else None
+        try:
+            self.learner.run_phase(phase, callbacks, resume=within)
+        except (NonFiniteError, DivergedError) as error:
+            self._doubt(f"{error.message}: {error.hint}")
         if run.stop_signal == signal.SIGTERM:
             raise stopped_by(signal.SIGTERM, self.folder.path)
         keep.restore(run)

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from headstart.training.precision import autocast_for as autocast_for
     from headstart.training.precision import resolve_precision as resolve_precision
     from headstart.training.progress import ProgressTable as ProgressTable
+    from headstart.training.rollback import DivergedError as DivergedError
+    from headstart.training.rollback import Rollback as Rollback
+    from headstart.training.rollback import guess_loss as guess_loss
     from headstart.training.run import History as History
     from headstart.training.run import Run as Run
     from headstart.training.run import Span as Span
@@ -131,6 +134,7 @@ _HOMES = {
     "plan": ("Phase", "Plan", "Settings"),
     "precision": ("autocast_for", "resolve_precision"),
     "progress": ("ProgressTable",),
+    "rollback": ("DivergedError", "Rollback", "guess_loss"),
     "run": ("History", "Run", "Span"),
     "snapshots": ("Snapshots",),
     "schedules": (

@@ -37,7 +37,10 @@ class Callback:
         return batch
 
     def after_loss(self, run: Run, loss: Tensor) -> Tensor:
-        """The loss of the batch is known, a scalar; return it, or another in its place."""
+        """The loss of the batch is known, a scalar; return it, or another in its place.
+
+        Where a batch is worked on in parts it is called for each part, with the part's mean loss.
+        """
         return loss
 
     def after_backward(self, run: Run) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from headstart.environment import versions
 from headstart.errors import ConfigError, InputMissingError
 from headstart.storage import json_bytes, load_tensors, read_json, tensor_bytes
+from headstart.training.adjustments import Adjustments
 from headstart.training.callbacks import Callback
 from headstart.training.checkpoint_folder import checkpoints, fault_of, prune, write_checkpoint_folder
 from headstart.training.disk import Disk
@@ -198,6 +199,7 @@ def _plain_state(
         "stop_reason": "" if run.stop_reason in PASSING_REASONS else run.stop_reason,
         "span": run.span.to_plain() if run.span is not None else None,
         "history": run.history.rows,
+        "adjustments": run.adjustments.to_plain(),
         "optimizer": _optimizer_settings(run),
         "trained": [name for name, parameter in run.model.named_parameters() if parameter.requires_grad],
         "callbacks": callbacks,
@@ -219,6 +221,7 @@ def _restore(found: Found, run: Run, callbacks: Sequence[Callback]) -> list[str]
     run.step, run.epoch, run.seed = state["step"], state["epoch"], state["seed"]
     run.history = History(state["history"])
     run.span = Span.from_plain(state["span"]) if state["span"] is not None else None
+    run.adjustments = Adjustments.from_plain(state.get("adjustments", {}))
     run.stop_reason, run.stop_signal = state["stop_reason"], None
     notes = _differences(run, state)
     run.precision = state["precision"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from headstart.errors import HeadstartError
+from headstart.inference import to_device
+from headstart.training.gradients import Statistics
+from headstart.training.precision import autocast_for
 from headstart.training.run import Run
 from headstart.types import Batch
 
@@ -40,7 +43,7 @@ class _Pending:
     step: int
     batches_done: int
     rate: float
-    index: list[int]
+    batch: Batch
 
     def read(self) -> tuple[float, float]:
         if self.ready is not None:
@@ -61,26 +64,18 @@ class Guard:
     def __init__(self, run: Run, forward: nn.Module, *, deferred: bool | None = None) -> None:
         assert run.optimizer is not None
         self._run = run
+        self._forward = forward
         self._optimizer = run.optimizer
         fused = bool(run.optimizer.defaults.get("fused"))
         on_device = fused and torch.device(run.device).type == "cuda"
         self._deferred = on_device if deferred is None else deferred
-        self._buffers = [
-            buffer
-            for module in forward.modules()
-            if module.training
-            for buffer in module.buffers(recurse=False)
-        ]
-        slots = 2 if self._deferred else 1
-        self._copies = [[buffer.clone() for buffer in self._buffers] for _ in range(slots)]
+        self.statistics = Statistics(forward, slots=2 if self._deferred else 1)
         self._pending: _Pending | None = None
         self._skip: Tensor | None = None
 
     def remember(self) -> None:
         """Keep the batch-norm statistics as they are before this step."""
-        if self._buffers:
-            with torch.no_grad():
-                torch._foreach_copy_(self._copies[self._run.step % len(self._copies)], self._buffers)
+        self.statistics.remember(self._run.step)
 
     def check(self, loss: Tensor, norm: Tensor, batch: Batch, rate: float) -> list[float]:
         """Refuse the step if `loss` is not finite or the gradient `norm` is, at this rate, out of range.
@@ -121,8 +116,7 @@ class Guard:
             values = values.to("cpu", non_blocking=True)
             ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             ready.record()
-        index = [int(row) for row in batch.index]
-        return _Pending(values, ready, self._run.step, span.batches_done, rate, index)
+        return _Pending(values, ready, self._run.step, span.batches_done, rate, batch)
 
     def _tell_optimizer(self, values: Tensor) -> None:
         """Set torch's own switch by which a gradient scaler makes fused optimisers skip a step."""
@@ -138,33 +132,87 @@ class Guard:
         loss, reach = pending.read()
         if math.isfinite(loss) and reach <= LARGEST_STEP:
             return [loss]
+        layer = self._first_bad_layer(pending, loss)
         self._go_back_to(pending)
-        raise self._error(pending, loss)
+        raise self._error(pending, loss, layer)
 
     def _go_back_to(self, pending: _Pending) -> None:
         span = self._run.span
         assert span is not None
-        with torch.no_grad():
-            for buffer, kept in zip(
-                self._buffers, self._copies[pending.step % len(self._copies)], strict=True
-            ):
-                buffer.copy_(kept)
+        self.statistics.put_back(pending.step)
         self._optimizer.zero_grad()
         self._pending = None
+        if self._skip is not None:
+            self._skip.zero_()
         self._run.step, span.batches_done = pending.step, pending.batches_done
         del span.sizes[pending.batches_done :], span.rates[pending.batches_done :]
         self._run.stop_reason = "non-finite loss"
 
-    def _error(self, pending: _Pending, loss: float) -> NonFiniteError:
-        what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        rows = ", ".join(str(row) for row in pending.index[:8])
-        more = f" and {len(pending.index) - 8} more" if len(pending.index) > 8 else ""
+    def _first_bad_layer(self, pending: _Pending, loss: float) -> str:
+        """Return where numbers stop being finite, in words; "" where that cannot be told."""
+        if not math.isfinite(loss):
+            return first_bad_output(self._run, self._forward, pending.batch)
+        # On a device the gradients of the step after it have taken their place.
+        if self._deferred:
+            return ""
+        names = [
+            name
+            for name, parameter in self._run.model.named_parameters()
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+        ]
+        return f"the gradient of {names[-1]}" if names else ""
+
+    def _error(self, pending: _Pending, loss: float, layer: str) -> NonFiniteError:
+        finite = math.isfinite(loss)
+        what = "the gradient is not finite" if finite else f"the loss is {loss}"
+        index = [int(row) for row in pending.batch.index]
+        rows = ", ".join(str(row) for row in index[:8])
+        more = f" and {len(index) - 8} more" if len(index) > 8 else ""
+        scale = ""
+        if self._run.precision == "float16" and finite:
+            scale = f", loss scale {self._run.adjustments.loss_scale:.3g}"
         return NonFiniteError(
             f"{what} at step {pending.step} (epoch {self._run.epoch}, learning rate "
-            f"{pending.rate:.3g}, rows {rows}{more}); "
+            f"{pending.rate:.3g}{scale}, rows {rows}{more}{'; first ' + layer if layer else ''}); "
             "the weights are those before that step",
-            "lower the learning rate (lr_find suggests one), or look at those rows",
+            "train in bfloat16 or float32 (--precision)"
+            if scale
+            else "lower the learning rate (lr_find suggests one), or look at those rows",
             step=pending.step,
             epoch=self._run.epoch,
-            index=pending.index,
+            index=index,
         )
+
+
+def first_bad_output(run: Run, forward: nn.Module, batch: Batch) -> str:
+    """Return the first module whose output is not finite for a batch, in words; "" where none is.
+
+    Runs the batch once more, without gradients; statistics of batch norms move.
+    """
+    found: list[str] = []
+
+    def looking_at(name: str) -> Callable[[nn.Module, object, object], None]:
+        def look(module: nn.Module, inputs: object, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                found.append(f"the output of {name}" if name else "the output of the network")
+
+        return look
+
+    inputs, _ = to_device(batch, run.device)
+    if inputs.is_floating_point() and not bool(torch.isfinite(inputs).all()):
+        return "the input"
+    hooks = [module.register_forward_hook(looking_at(name)) for name, module in forward.named_modules()]
+    try:
+        # A compiled network does not call its modules one by one.
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.no_grad(),
+            autocast_for(run.device, run.precision),
+        ):
+            forward(inputs)
+    except (RuntimeError, ValueError):  # the error to report is the one that is being explained
+        return ""
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the loss"

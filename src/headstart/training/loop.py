@@ -9,9 +9,9 @@ What `fit` does, and when it calls the callbacks:
             batch = before_batch(batch)
             set the learning rates for this step
             loss = after_loss(loss(forward(inputs), targets))
-            loss.backward()
+            loss.backward()                 (in parts, where asked for or where memory runs out)
             after_backward
-            refuse the step if loss or gradients are not finite
+            refuse the step if loss or gradients are not finite (a `Rollback` goes back to good weights)
             optimizer.step()
             run.step += 1
             after_step
@@ -25,7 +25,6 @@ What `fit` does, and when it calls the callbacks:
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -33,15 +32,17 @@ import torch
 from torch import Tensor, nn
 
 from headstart.environment import process_seconds
-from headstart.errors import DataError, UsageError
-from headstart.inference import to_device
+from headstart.errors import DataError, DeviceLostError, OutOfMemoryError, UsageError
+from headstart.faults import is_device_failure, is_out_of_memory
 from headstart.training.callbacks import Callback
 from headstart.training.checkpointer import in_order
-from headstart.training.guard import Guard
+from headstart.training.gradients import Gradients
+from headstart.training.gradients import batch_loss as batch_loss
+from headstart.training.guard import Guard, NonFiniteError
 from headstart.training.interrupts import AT_ONCE, PASSING_REASONS, Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
-from headstart.training.precision import autocast_for
+from headstart.training.rollback import DivergedError, Rollback
 from headstart.training.run import Row, Run, Span
 from headstart.training.schedules import Schedule
 from headstart.training.seeding import own_randomness, seed_step
@@ -77,7 +78,10 @@ def fit(
 
     The first Ctrl-C or SIGTERM lets the step finish and returns with `run.stop_reason` set to
     `interrupted`. A loss or gradient that is not finite raises `NonFiniteError` and leaves the last
-    finite weights. Dropout is seeded by (seed, step); torch's random state is left as it was.
+    finite weights, unless a `Rollback` is among the callbacks. Where memory runs out, batches are worked
+    on in parts (see `Gradients`). Raises `OutOfMemoryError` where that does not help, and
+    `DeviceLostError` when the device fails. Dropout is seeded by (seed, step); torch's random state is
+    left as it was.
     """
     fitting = _Fit(run, source, rates, loss, forward or run.model, validate, callbacks, gradient_clip)
     fitting.begin(Span(name, step, epochs, len(source), schedule), resume=resume)
@@ -85,43 +89,12 @@ def fit(
     return run
 
 
-def batch_loss(run: Run, forward: nn.Module, loss: Loss, batch: Batch) -> Tensor:
-    """Return the mean loss of a batch, a float32 scalar with gradients, at the run's precision."""
-    inputs, targets = to_device(batch, run.device)
-    alone = _statistics_as_they_are(forward) if len(batch) == 1 else contextlib.nullcontext()
-    with alone, autocast_for(run.device, run.precision):
-        logits = forward(inputs)
-    losses = loss(logits, targets)
-    if batch.weight is None:
-        return losses.mean()
-    if losses.ndim == 0:
-        raise UsageError("a loss that gives one number cannot weigh samples", "give one loss for each sample")
-    weight = torch.as_tensor(batch.weight, dtype=losses.dtype, device=losses.device)
-    return (losses * weight).sum() / weight.sum()
-
-
-@contextlib.contextmanager
-def _statistics_as_they_are(forward: nn.Module) -> Iterator[None]:
-    """One sample has no variance: batch norms use what they know, and the step still counts."""
-    norms = [
-        module
-        for module in forward.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    try:
-        for norm in norms:
-            norm.eval()
-        yield
-    finally:
-        for norm in norms:
-            norm.train()
-
-
 class _Fit:
     """One call of `fit`."""
 
     span: Span
     guard: Guard
+    gradients: Gradients
     started: float
 
     def __init__(
@@ -151,6 +124,7 @@ class _Fit:
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self.interrupts = Interrupts()
+        self.rollback = next((each for each in callbacks if isinstance(each, Rollback)), None)
 
     def begin(self, span: Span, *, resume: bool) -> None:
         restored = self.run.span
@@ -162,6 +136,8 @@ class _Fit:
                     "resume with the arguments that the phase began with",
                 )
             span = restored
+        else:
+            self.run.adjustments.rate_factor, self.run.adjustments.rollbacks = 1.0, 0
         # What a callback decided before a restart holds.
         if span is not restored or self.run.stop_reason in PASSING_REASONS:
             self.run.stop_reason = ""
@@ -169,22 +145,29 @@ class _Fit:
         self.run.stop_signal = None
 
     def train(self) -> None:
-        run, span = self.run, self.span
+        run = self.run
         was_training = self.forward.training
         self.forward.train()
         self.optimizer.zero_grad()
         self.guard = Guard(run, self.forward)
+        self.gradients = Gradients(run, self.forward, self.loss, self.guard.statistics)
+        self.gradients.tell_of_parts()
         with own_randomness(self.device), self.interrupts, self.guard.watching():
             try:
                 self._each(lambda callback: callback.before_fit(run))
-                while span.epochs_done < span.epochs and not run.stop_reason:
+                while self.span.epochs_done < self.span.epochs and not run.stop_reason:
                     if self.train_epoch():
                         self.close_epoch()
             except KeyboardInterrupt:
                 if self.interrupts.count > 1:
                     raise
-                span.record(self.guard.flush())
+                self.span.record(self.guard.flush())
                 run.stop_reason = "interrupted"
+            except RuntimeError as error:
+                if not is_device_failure(error):
+                    raise
+                run.stop_reason = "device lost"
+                raise _device_lost(self.device, error) from error
             finally:
                 self.forward.train(was_training)
                 if self.interrupts.received is not None:
@@ -194,7 +177,19 @@ class _Fit:
                 self._each(lambda callback: callback.after_fit(run))
 
     def train_epoch(self) -> bool:
-        """Train over what is left of the epoch; return False when training stops before its end."""
+        """Train over what is left of the epoch; return False when it was not trained to its end."""
+        if self.rollback is not None:
+            self.rollback.mark(self.run, self.callbacks)
+        try:
+            return self._train_epoch()
+        except (NonFiniteError, DivergedError) as error:
+            if self.rollback is None or not self.rollback.go_back(self.run, self.callbacks, error):
+                raise
+            assert self.run.span is not None
+            self.span = self.run.span
+            return False
+
+    def _train_epoch(self) -> bool:
         run, span = self.run, self.span
         self.forward.train()
         self.started = time.monotonic()
@@ -203,9 +198,7 @@ class _Fit:
         try:
             while span.batches_done < span.batches:
                 with self.interrupts.allowed():
-                    batch = next(batches, None)
-                if batch is None:
-                    raise DataError(f"the source ended after {span.batches_done} of {span.batches} batches")
+                    batch = self._next(batches)
                 if not len(batch):
                     span.batches_done += 1
                     continue
@@ -220,31 +213,62 @@ class _Fit:
             raise DataError("there is nothing to train on: every batch of the epoch was empty")
         return span.batches_done == span.batches
 
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            batch = next(batches, None)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"memory ran out while batch {self.span.batches_done} was made ready",
+                "take smaller batches (--batch-size) or fewer threads (--threads), or keep decoded pictures "
+                "on the disk (--cache disk)",
+            ) from error
+        if batch is None:
+            span = self.span
+            raise DataError(f"the source ended after {span.batches_done} of {span.batches} batches")
+        return batch
+
     def train_step(self, batch: Batch) -> None:
         run, span = self.run, self.span
         for callback in self.callbacks:
             batch = callback.before_batch(run, batch)
-        factor = span.schedule.factor(span.done, span.total)
+        factor = span.schedule.factor(span.done, span.total) * run.adjustments.rate_factor
         set_rates(self.optimizer, self.rates, factor, span.schedule.momentum(span.done, span.total))
         seed_step(self.device, run.seed, run.step)
         self.guard.remember()
 
-        loss = batch_loss(run, self.forward, self.loss, batch)
+        loss = self.gradients(batch, run.step, self._after_loss)
         for callback in self.callbacks:
-            loss = callback.after_loss(run, loss)
-        torch.autograd.backward(loss)
-        self._each(lambda callback: callback.after_backward(run))
+            callback.after_backward(run)
         rate = self.rates[-1] * factor
         known = self.guard.check(loss, self._clipped_norm(), batch, rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._take_step()
 
         run.step += 1
         span.batches_done += 1
         span.sizes.append(len(batch))
         span.rates.append(rate)
         span.record(known)
-        self._each(lambda callback: callback.after_step(run))
+        for callback in self.callbacks:
+            callback.after_step(run)
+
+    def _after_loss(self, loss: Tensor) -> Tensor:
+        for callback in self.callbacks:
+            loss = callback.after_loss(self.run, loss)
+        return loss
+
+    def _take_step(self) -> None:
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"memory on {self.device} ran out for the optimiser's own numbers",
+                "freeze more of the body (freeze_to), or take --optimizer sgd, which keeps half as many",
+            ) from error
+        self.optimizer.zero_grad()
 
     def close_epoch(self) -> None:
         run, span = self.run, self.span
@@ -286,3 +310,11 @@ class _Fit:
     def _each(self, call: Callable[[Callback], None]) -> None:
         for callback in self.callbacks:
             call(callback)
+
+
+def _device_lost(device: torch.device, error: RuntimeError) -> DeviceLostError:
+    reason = str(error).splitlines()[0][:200]
+    return DeviceLostError(
+        f"{device} failed: {reason}",
+        "what was saved before is whole: go on with it in a new process, if need be on another device",
+    )

@@ -23,7 +23,8 @@ Rate: TypeAlias = float | slice | tuple[float, ...]
 
 MAX_EPOCHS = 100_000
 OPTIMIZERS = ("adamw", "sgd")
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+COMPILE = ("auto", "on", "off")
 MIXINGS = ("none", "mixup", "cutmix")
 LOSSES = ("auto", "cross_entropy", "binary_cross_entropy", "focal", "class_balanced", "logit_adjusted")
 SNAPSHOTS = ("none", "soup", "ensemble")
@@ -31,6 +32,7 @@ BATCH_NORMS = ("eval", "train", "recalibrate")
 CHOICES = {
     "optimizer": OPTIMIZERS,
     "precision": PRECISIONS,
+    "compile": COMPILE,
     "batch_norm": BATCH_NORMS,
     "loss": LOSSES,
     "snapshots": SNAPSHOTS,
@@ -190,7 +192,10 @@ class Settings:
 
     `weight_decay` is decoupled and spares parameters with one dimension. `gradient_clip`: the
     largest norm of all gradients together, None for no limit. `rate_ratio`: how many times lower
-    the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`.
+    the rate of the earlier groups is for `slice(high)`. `precision`: `auto`, `float32`, `bfloat16`, or
+    on CUDA `float16`. `micro_batch`: how many samples are worked on at once at most, their gradients
+    added up to those of the batch; None for whole batches. `compile`: `on`, `off`, or `auto` for where a
+    phase is long enough to pay for it.
     `batch_norm`: what that of a pretrained body does where it trains: `eval` keeps the statistics of
     pretraining, `train` collects its own, `recalibrate` also computes them anew before each validation.
     `mixing`: whether neighbours are mixed (`none`, `mixup`, `cutmix`), except in phases on precomputed
@@ -215,6 +220,8 @@ class Settings:
     balance: Balance | None = None
     ema: float | None = None
     snapshots: str = "none"
+    micro_batch: int | None = None
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         for what, known in CHOICES.items():
@@ -230,6 +237,7 @@ class Settings:
             "rate_ratio": (1, 1000),
             "gradient_clip": (1e-9, 1e9),
             "ema": (0, 0.999999),
+            "micro_batch": (1, 2**20),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)

@@ -113,8 +113,10 @@ def _settings_from_plain(content: Any) -> Settings:
             given[name] = None
         elif name in ("mixing", "balance", *CHOICES):
             given[name] = values.text(value, f"settings: {name}")
-        elif name in ("gradient_clip", "mixing_alpha") and value is None:
+        elif name in ("gradient_clip", "mixing_alpha", "micro_batch") and value is None:
             given[name] = None
+        elif name == "micro_batch":
+            given[name] = values.whole(value, "settings: micro_batch")
         elif name == "seed":
             given[name] = values.whole(value, "settings: seed")
         else:

@@ -39,11 +39,14 @@ class ProgressTable(Callback):
         self._task: TaskID | None = None
         self._best = math.inf
         self._started = self._shown = 0.0
-        self._steps_before = 0
+        self._steps_before = self._told = 0
 
     def before_fit(self, run: Run) -> None:
         """Print the heading and put the bar below it."""
         self._best = math.inf
+        if run.span is not None and run.span.done:
+            self._told = len(run.adjustments.notices)  # a restart does not tell it all again
+        self._tell(run)
         names = (name.rjust(width) for name, width in zip(self.columns, self._widths, strict=True))
         self._print("  ".join(["epoch", *names, " time"]), "bold")
         if self.console.is_terminal:
@@ -61,7 +64,8 @@ class ProgressTable(Callback):
             self._task = self._bar.add_task(_of_epochs(span), total=span.batches, note="")
 
     def after_step(self, run: Run) -> None:
-        """Move the bar, or print a line now and then."""
+        """Move the bar, or print a line now and then; say at once what training changed by itself."""
+        self._tell(run)
         now = time.monotonic()
         wait = REFRESH_SECONDS if self._bar is not None else PLAIN_SECONDS
         span = _span(run)
@@ -99,11 +103,18 @@ class ProgressTable(Callback):
 
     def after_fit(self, run: Run) -> None:
         """Take the bar away and say why training stopped, if it did."""
+        self._tell(run)
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
         if run.stop_reason:
             self._print(f"stopped: {run.stop_reason}", "yellow")
+
+    def _tell(self, run: Run) -> None:
+        self._told = min(self._told, len(run.adjustments.notices))  # the table may be shown another run
+        for notice in run.adjustments.notices[self._told :]:
+            self._print(f"! {notice}", "yellow")
+        self._told = len(run.adjustments.notices)
 
     def _seconds_left(self, span: Span, now: float) -> float:
         done = span.batches_done - self._steps_before

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from headstart.errors import DataError, UsageError
-from headstart.training.loop import batch_loss
+from headstart.training.gradients import Gradients, Statistics
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.run import Run
@@ -27,22 +27,24 @@ class Rehearsal:
 
     def __init__(self, run: Run, network: nn.Module, loss: Loss, proportions: Rates) -> None:
         assert run.optimizer is not None
-        self._run, self._network, self._loss = run, network, loss
+        self._run, self._network = run, network
         self._optimizer, self._proportions = run.optimizer, proportions
-        self._device = torch.device(run.device)
+        self._statistics = Statistics(network)
+        self._gradients = Gradients(run, network, loss, self._statistics)
 
     def losses(self, batches: list[Batch]) -> list[float]:
         """Return the loss of each batch, one a step, in training mode and without moving."""
         with self.undone(), torch.no_grad():
-            return [float(self._forward(batch, number)) for number, batch in enumerate(batches)]
+            return [
+                float(self._gradients.loss_of(batch, self._begun(number)))
+                for number, batch in enumerate(batches)
+            ]
 
     def gradient(self, batch: Batch, number: int, rate: float) -> float:
         """Return the loss of a batch and leave its gradients; `rate`, of the last group, is for the step."""
         set_rates(self._optimizer, self._proportions, rate)
         self._optimizer.zero_grad()
-        value = self._forward(batch, number)
-        torch.autograd.backward(value)
-        return float(value.detach())
+        return float(self._gradients(batch, self._begun(number)))
 
     def move(self) -> None:
         """Let the optimiser take the step whose gradients are there."""
@@ -54,9 +56,12 @@ class Rehearsal:
         with untouched(self._run, self._network):
             yield
 
-    def _forward(self, batch: Batch, number: int) -> torch.Tensor:
-        seed_step(self._device, self._run.seed, self._run.step + number)
-        return batch_loss(self._run, self._network, self._loss, batch)
+    def _begun(self, number: int) -> int:
+        """Let step `number` begin as it will in the run, and return the run's number of it."""
+        step = self._run.step + number
+        seed_step(torch.device(self._run.device), self._run.seed, step)
+        self._statistics.remember(step)
+        return step
 
 
 @contextmanager

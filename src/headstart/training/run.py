@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, overload
 import torch
 from torch import nn
 
-from headstart.errors import ConfigError, InputMissingError
+from headstart.errors import ConfigError, InputMissingError, UsageError
+from headstart.training.adjustments import Adjustments
 from headstart.training.precision import resolve_precision
 from headstart.training.schedules import Schedule
 
@@ -190,9 +191,10 @@ class Run:
     `precision` is resolved when the run is made (`auto` → what the device is fast at). `span` is the
     phase under way, or the last one. `stop_reason` is empty unless training ended before its time:
     `interrupted` (and then `stop_signal` has the signal's number), `ended at once` (by a second signal),
-    `non-finite loss`, or what a callback wrote there, which is how a callback stops training. `average`
-    holds what stood in for the weights in the last validation, where an average did, until the next epoch
-    begins.
+    `non-finite loss`, `diverged`, `device lost`, or what a callback wrote there, which is how a callback
+    stops training. `average` holds what stood in for the weights in the last validation, where an average
+    did, until the next epoch begins. `micro_batch`: how many samples are worked on at once at most, None
+    for whole batches.
     """
 
     model: nn.Module
@@ -207,7 +209,11 @@ class Run:
     stop_reason: str = ""
     stop_signal: int | None = None
     average: Mapping[str, torch.Tensor] | None = None
+    micro_batch: int | None = None
+    adjustments: Adjustments = field(default_factory=Adjustments)
 
     def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise UsageError(f"a micro-batch of {self.micro_batch} samples", "give 1 or more")
         self.device = torch.device(self.device)
         self.precision = resolve_precision(self.device, self.precision)

@@ -15,7 +15,7 @@ from headstart.training.run import Run
 
 @contextmanager
 def untouched(run: Run, *more: nn.Module) -> Iterator[None]:
-    """Give back weights, buffers, gradients, modes, optimiser and random states as they were.
+    """Give back weights, buffers, gradients, modes, optimiser, loss scale and random states as they were.
 
     Covers `run.model`, the modules in `more` and `run.optimizer`, and the global generators of
     Python, NumPy and torch (on the CPU), whether the block ends well or by an exception.
@@ -29,6 +29,7 @@ def untouched(run: Run, *more: nn.Module) -> Iterator[None]:
     copies = [tensor.detach().clone() for tensor in tensors]
     gradients = [None if p.grad is None else p.grad.detach().clone() for p in parameters]
     put_back_optimizer = _optimizer_memory(run.optimizer) if run.optimizer is not None else None
+    scale = run.adjustments.loss_scale, run.adjustments.scaled_steps
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         yield
@@ -42,6 +43,7 @@ def untouched(run: Run, *more: nn.Module) -> Iterator[None]:
             module.training = training
         if put_back_optimizer is not None:
             put_back_optimizer()
+        run.adjustments.loss_scale, run.adjustments.scaled_steps = scale
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.random.set_rng_state(states[2])

@@ -59,8 +59,19 @@ def test_the_kernel_and_torch_agree_about_this_processor() -> None:
 def test_a_choice_is_a_choice() -> None:
     assert resolve_precision("cpu", "bfloat16") == "bfloat16"
     assert resolve_precision("cpu", "float32") == "float32"
-    with pytest.raises(UsageError, match="float16"):
-        resolve_precision("cpu", "float16")
+    assert resolve_precision("cuda", "float16") == "float16"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "xpu"])
+def test_float16_is_refused_where_its_losses_could_not_be_trusted(device) -> None:
+    with pytest.raises(UsageError, match="float16 trains on CUDA devices only") as caught:
+        resolve_precision(device, "float16")
+    assert "auto" in caught.value.hint
+
+
+def test_an_unknown_precision_is_refused_with_the_choices() -> None:
+    with pytest.raises(UsageError, match="choose auto, float32, bfloat16 or float16"):
+        resolve_precision("cpu", "float8")
 
 
 def test_devices_without_a_measured_gain_stay_in_float32() -> None:
@@ -71,5 +82,7 @@ def test_the_context_sets_the_precision_of_what_is_computed_in_it() -> None:
     layer, ones = torch.nn.Linear(2, 2), torch.ones(1, 2)
     with autocast_for("cpu", "bfloat16"):
         assert layer(ones).dtype == torch.bfloat16
+    with autocast_for("cpu", "float16"):
+        assert layer(ones).dtype == torch.float16
     with autocast_for("cpu", "float32"):
         assert layer(ones).dtype == torch.float32

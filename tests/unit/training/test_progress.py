@@ -121,3 +121,21 @@ def test_progress_goes_to_stderr_unless_told_otherwise(make_run, make_source, ca
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "train_loss" in captured.err
+
+
+def test_what_training_changed_by_itself_is_said_once_and_at_once(make_run, make_source) -> None:
+    class Notice(Callback):
+        def after_loss(self, run, loss):
+            if run.step == 2:
+                run.adjustments.notices.append("memory ran out")
+            return loss
+
+    out, run = console(terminal=False), make_run()
+    run.adjustments.notices.append("found before")
+    table = ProgressTable(console=out)
+    for _ in range(2):
+        fit(run, make_source(), **OPTIONS, validate=validation(0.5, 0.25), callbacks=[Notice(), table])
+    lines = [line.strip() for line in printed(out).splitlines()]
+    assert lines[0] == "! found before"
+    assert [line for line in lines if line.startswith("!")] == ["! found before", "! memory ran out"]
+    assert lines.index("! memory ran out") == 2  # below the heading, above the first epoch's row

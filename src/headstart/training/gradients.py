@@ -1,0 +1,251 @@
+"""The gradients of a batch: at once, or of parts of it that add up to the same."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headstart.errors import DataError, UsageError
+from headstart.faults import in_parts
+from headstart.inference import to_device
+from headstart.training.losses import Loss
+from headstart.training.precision import autocast_for
+from headstart.training.run import Run
+from headstart.training.seeding import seed_step
+from headstart.types import Batch
+
+# As torch's GradScaler: the scale doubles after so many steps that went well, and halves after one that
+# did not. After twenty in a row it is not the scale that is wrong.
+_GROWTH_STEPS = 2000
+_MOST_OVERFLOWS = 20
+
+OnLoss = Callable[[Tensor], Tensor]
+
+
+class Statistics:
+    """The buffers of modules in training mode (batch norm's means and variances), kept to be put back.
+
+    `slots` is how many steps back one can go.
+    """
+
+    def __init__(self, forward: nn.Module, *, slots: int = 1) -> None:
+        self._buffers = [
+            buffer
+            for module in forward.modules()
+            if module.training
+            for buffer in module.buffers(recurse=False)
+        ]
+        self._copies = [[buffer.clone() for buffer in self._buffers] for _ in range(slots)]
+
+    def __len__(self) -> int:
+        return len(self._buffers)
+
+    def remember(self, step: int) -> None:
+        """Keep them as they are before step `step`."""
+        if self._buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies[step % len(self._copies)], self._buffers)
+
+    def put_back(self, step: int) -> None:
+        """Make them what they were before step `step`."""
+        if self._buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(self._buffers, self._copies[step % len(self._copies)])
+
+
+class Gradients:
+    """Puts the gradient of a batch's mean loss into the parameters that `run.optimizer` has.
+
+    A batch is taken at once, or in parts of `run.micro_batch` samples whose gradients add up to that of
+    the whole: rates, order and effective batch stay what they are. Where memory runs out the parts are
+    halved and the *same* batch is worked on again, from the statistics and the random state that it
+    began with; `run.adjustments.fits` remembers the size. A batch norm in training mode normalises each
+    part by the part's own statistics; all else is exact. A loss that gives one number for a batch must
+    be the plain mean over its samples.
+
+    In float16 the loss is scaled so that small gradients survive; where the scaled ones overflow, the
+    scale is halved and the same batch is worked on again.
+    """
+
+    def __init__(self, run: Run, forward: nn.Module, loss: Loss, statistics: Statistics) -> None:
+        assert run.optimizer is not None
+        self._run, self._forward, self._loss, self._statistics = run, forward, loss, statistics
+        self._device = torch.device(run.device)
+        self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
+        self._trained = sum(p.numel() for p in self._parameters)
+
+    def __call__(self, batch: Batch, step: int, on_loss: OnLoss | None = None) -> Tensor:
+        """Return the mean loss of the batch, a scalar without gradients; the gradients start from none.
+
+        `step` seeds the draws and names the statistics that were remembered. `on_loss` is given the mean
+        loss of each part and returns it, or another in its place.
+        """
+        if self._run.precision == "float16":
+            return self._in_float16(batch, step, on_loss)
+        return self._whole(batch, step, on_loss, 1.0)
+
+    def loss_of(self, batch: Batch, step: int) -> Tensor:
+        """Return the mean loss of the batch, in the same parts, and leave the gradients alone."""
+        with torch.no_grad():
+            return self._whole(batch, step, None, 1.0)
+
+    def tell_of_parts(self) -> None:
+        """Say, once in a run, what asking for parts means for batch norms that collect statistics."""
+        size, notices = self._run.micro_batch, self._run.adjustments.notices
+        notice = f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
+        if size is not None and len(self._statistics) and notice not in notices:
+            notices.append(notice)
+
+    def _whole(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
+        def work(parts: list[Batch]) -> Tensor:
+            return self._add_up(parts, on_loss, scale)
+
+        def before_retry(size: int) -> None:
+            self._start_again(step)
+            self._tell(size, len(batch))
+
+        shape = "x".join(str(side) for side in batch.inputs.shape[1:])
+        return in_parts(
+            work,
+            batch,
+            self._device,
+            fits=self._run.adjustments.fits,
+            key=f"training {self._trained} of {shape}",
+            most=self._run.micro_batch,
+            before_retry=before_retry,
+        )
+
+    def _add_up(self, parts: list[Batch], on_loss: OnLoss | None, scale: float) -> Tensor:
+        total: Tensor | None = None
+        for part, share in zip(parts, _shares(parts), strict=True):
+            if share == 0:
+                continue
+            loss = batch_loss(self._run, self._forward, self._loss, part)
+            if on_loss is not None:
+                loss = on_loss(loss)
+            factor = share * scale
+            if loss.requires_grad:
+                torch.autograd.backward(loss if factor == 1 else loss * factor)
+            part_of_loss = loss.detach() if share == 1 else loss.detach() * share
+            total = part_of_loss if total is None else total + part_of_loss
+        if total is None:
+            raise DataError("every sample of a batch has the weight 0", "give at least one of them a weight")
+        return total
+
+    def _start_again(self, step: int) -> None:
+        assert self._run.optimizer is not None
+        self._run.optimizer.zero_grad()
+        self._statistics.put_back(step)
+        seed_step(self._device, self._run.seed, step)
+
+    def _tell(self, size: int, whole: int) -> None:
+        normed = "; batch norm takes the statistics of each part" if len(self._statistics) else ""
+        self._run.adjustments.notices.append(
+            f"memory ran out: batches of {whole} are now worked on {size} samples at a time, "
+            f"at the same rates and in the same order{normed}"
+        )
+
+    def _in_float16(self, batch: Batch, step: int, on_loss: OnLoss | None) -> Tensor:
+        adjustments = self._run.adjustments
+        for attempt in range(_MOST_OVERFLOWS + 1):
+            loss = self._whole(batch, step, on_loss, adjustments.loss_scale)
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, 1 / adjustments.loss_scale)
+            norm = torch.nn.utils.get_total_norm(gradients)
+            known = torch.stack([loss.float(), norm.float().to(loss.device)]).tolist()
+            # A loss that is not finite is none that a smaller scale would mend.
+            if all(map(math.isfinite, known)) or not math.isfinite(known[0]) or attempt == _MOST_OVERFLOWS:
+                break
+            adjustments.loss_scale /= 2
+            adjustments.scaled_steps = 0
+            self._start_again(step)
+        adjustments.scaled_steps += 1
+        if adjustments.scaled_steps >= _GROWTH_STEPS:
+            adjustments.loss_scale *= 2
+            adjustments.scaled_steps = 0
+        return loss
+
+
+def batch_loss(run: Run, forward: nn.Module, loss: Loss, batch: Batch) -> Tensor:
+    """Return the mean loss of a batch, a float32 scalar with gradients, at the run's precision.
+
+    Raises `DataError` for class numbers that the network has no output for, and for targets that are
+    not finite.
+    """
+    inputs, targets = to_device(batch, run.device)
+    alone = _statistics_as_they_are(forward) if len(batch) == 1 else contextlib.nullcontext()
+    with alone, autocast_for(run.device, run.precision):
+        logits = forward(inputs)
+    _check_targets(batch, logits)
+    losses = loss(logits, targets)
+    if batch.weight is None:
+        return losses.mean()
+    if losses.ndim == 0:
+        raise UsageError("a loss that gives one number cannot weigh samples", "give one loss for each sample")
+    weight = torch.as_tensor(batch.weight, dtype=losses.dtype, device=losses.device)
+    return (losses * weight).sum() / weight.sum()
+
+
+def _check_targets(batch: Batch, logits: Tensor) -> None:
+    """Refuse targets out of range before a CUDA kernel does, which would end the process' use of it."""
+    targets = batch.targets
+    if isinstance(targets, Tensor):
+        if targets.device.type != "cpu":
+            return
+        targets = targets.numpy()
+    if not targets.size:
+        return
+    if targets.dtype.kind == "f":
+        # The sum is not finite where one of them is not: one pass, and no more where all is well.
+        if math.isfinite(float(targets.sum())):
+            return
+        bad, expected = ~np.isfinite(targets), "finite numbers"
+    elif targets.ndim == 1 and logits.ndim == 2:
+        classes = logits.shape[1]
+        if int(targets.min()) >= 0 and int(targets.max()) < classes:
+            return
+        bad, expected = (targets < 0) | (targets >= classes), f"class numbers from 0 to {classes - 1}"
+    else:
+        return
+    rows = np.flatnonzero(bad.reshape(len(targets), -1).any(1))
+    if len(rows):
+        row = int(rows[0])
+        raise DataError(
+            f"row {int(batch.index[row])} has the target {targets[row].tolist()}, which is out of range",
+            f"targets must be {expected}",
+            code="BAD_TARGET",
+        )
+
+
+def _shares(parts: Sequence[Batch]) -> list[float]:
+    """Return what part of the whole batch's loss the mean loss of each part is."""
+    if len(parts) == 1:
+        return [1.0]
+    if parts[0].weight is None:
+        counts = [float(len(part)) for part in parts]
+    else:
+        counts = [float(torch.as_tensor(part.weight).double().sum()) for part in parts]
+    total = sum(counts) or 1.0
+    return [count / total for count in counts]
+
+
+@contextlib.contextmanager
+def _statistics_as_they_are(forward: nn.Module) -> Iterator[None]:
+    """One sample has no variance: batch norms use what they know, and the step still counts."""
+    norms = [
+        module
+        for module in forward.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    try:
+        for norm in norms:
+            norm.eval()
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
