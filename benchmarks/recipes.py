@@ -38,9 +38,9 @@ from outer_folds import TOP_DOWN, clustered_interval
 
 from headstart import ImageData, Learner
 from headstart.augment import none, side_on, top_down, trivial
-from headstart.models import ActivationSource, TensorSource, fit_probe, knn, recalibrate_batch_norm
-from headstart.recipe import interpolated
-from headstart.training import EMA, Phase, Run, Schedule, Settings, constant, fit, loss_for, one_cycle, sgdr
+from headstart.models import ActivationSource, TensorSource, fit_probe, knn_logits
+from headstart.recipe.interpolation import interpolated
+from headstart.training import Phase, Run, Schedule, Settings, constant, fit, loss_for, one_cycle, sgdr
 from headstart.types import Task
 
 CLAIM = (
@@ -214,8 +214,8 @@ def frozen_row(dataset: str, seed: int, weights: Path) -> dict[str, Any]:
             "probe": plain.logits,
             "probe on plain and mirrored": both.logits,
             "probe on plain and four draws": many.logits,
-            "k-NN": lambda features, train=train: knn(  # type: ignore[misc]
-                bank["plain"][train], labels[train], features, class_count=classes
+            "nearest neighbours": lambda features, train=train: knn_logits(  # type: ignore[misc]
+                bank["plain"][train], labels[train], classes, features
             ),
             "head, constant rate": head_on(["plain"], constant()),
             "head, one cycle": head_on(["plain"], one_cycle()),
@@ -270,13 +270,12 @@ class Unfrozen:
         *,
         epochs: int = EPOCHS,
         rate: float = RATE,
-        callbacks: Sequence[Any] = (),
     ) -> Learner:
         """Train every layer in one phase."""
         groups = len(learner.model.group_starts)
         rates = tuple(rate * RATIO ** (number + 1 - groups) for number in range(groups))
         phase = Phase("whole network", epochs, schedule or one_cycle(), learning_rate=rates, frozen_to=0)
-        learner.run_phase(phase, callbacks)
+        learner.run_phase(phase)
         return learner
 
     def table(self, learner: Learner, views: int = 1) -> Table:
@@ -337,16 +336,12 @@ class Unfrozen:
         """Batch norm that learns its statistics while training, and then recomputed ones."""
         learner = self.train(self.learner(batch_norm="train"))
         arms = {"batch norm trains": self.table(learner)}
-        recalibrate_batch_norm(learner.model, learner.data.source("train"))
+        learner.recalibrate_batch_norm()
         return {**arms, "batch norm trains, recalibrated": self.table(learner)}
 
     def averaged(self) -> dict[str, Table]:
         """An exponential moving average of the weights."""
-        learner = self.learner()
-        average = EMA(0.99)
-        self.train(learner, callbacks=(average,))
-        average.apply(learner.run)
-        return {"EMA of 0.99": self.table(learner)}
+        return {"EMA of 0.95": self.table(self.train(self.learner(ema=0.95)))}
 
     def plain(self) -> dict[str, Table]:
         """No augmentation."""
