@@ -1,0 +1,69 @@
+"""`learn.resume` goes on within a phase, to the same bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headstart.errors import ConfigError, InputMissingError
+from headstart.imagedata import ImageData
+from headstart.learner import Learner
+from headstart.training import Callback, Checkpointer, Phase, Settings, sgdr
+from headstart.training.checkpoint_folder import checkpoints
+
+PHASE = Phase("all", 2, sgdr(2), learning_rate=1e-3, frozen_to=0, stop_early=True)
+
+
+class Fall(Callback):
+    """The machine falls over after a step."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_step(self, run) -> None:
+        if run.step == self.at:
+            raise MemoryError
+
+
+def learner(pictures, *, threads: int = 1, settings: Settings | None = None) -> Learner:
+    data = ImageData.from_folder(pictures, image_size=32, batch_size=8, threads=threads)
+    return Learner(data, "test_resnet", from_scratch=True, settings=settings, callbacks=())
+
+
+def test_it_goes_on_to_the_same_bits_with_other_threads(make_folder, tmp_path) -> None:
+    pictures = make_folder({"a": 12, "b": 12})
+    whole = learner(pictures)
+    whole.run_phase(PHASE)
+    broken = learner(pictures)
+    with pytest.raises(MemoryError):
+        broken.run_phase(PHASE, (Checkpointer(tmp_path / "c", steps=1), Fall(4)))
+    resumed = learner(pictures, threads=2)
+    computing = torch.get_num_threads()
+    try:
+        torch.set_num_threads(computing + 1)
+        notes = resumed.resume(tmp_path / "c")
+        assert torch.get_num_threads() == computing
+    finally:
+        torch.set_num_threads(computing)
+    assert notes == (f"torch computes with {computing} threads, as it did, and not with {computing + 1}",)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert [row["batch_losses"] for row in resumed.run.history] == [
+        row["batch_losses"] for row in whole.run.history
+    ]
+    assert len(checkpoints(tmp_path / "c")) == 2
+
+
+def test_what_does_not_fit_is_refused(make_folder, tmp_path) -> None:
+    pictures = make_folder({"a": 12, "b": 12})
+    first = learner(pictures)
+    with pytest.raises(InputMissingError):
+        first.resume(tmp_path / "none")
+    first.save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="not written while a phase was trained"):
+        first.resume(tmp_path / "saved")
+    first.run_phase(PHASE, (Checkpointer(tmp_path / "c", steps=1),))
+    with pytest.raises(ConfigError, match="settings"):
+        learner(pictures, settings=Settings(weight_decay=0.5)).resume(tmp_path / "c")
+    with pytest.raises(ConfigError, match="other classes"):
+        learner(make_folder({"a": 12, "c": 12}, name="others")).resume(tmp_path / "c")
