@@ -1,7 +1,7 @@
 """A small run of the recipe in a process of its own, to be killed; and what must come out of it all the same.
 
-Two phases, the head and then everything, both with mixup. The parent imports torch once and forks, so
-that a run costs its training alone.
+Two phases, the head and then everything, with mixup, EMA and snapshots. The parent imports torch once and
+forks, so that a run costs its training alone.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def make_case(root: Path) -> Case:
 
 
 def make_plan() -> Plan:
-    """Return two phases: the head, then everything, with mixup."""
+    """Return two phases: the head, then everything, with mixup, an average of the weights and snapshots."""
     head = Phase("head", 3, sgdr(3), frozen_to=-1, step=4, reason="the head")
     whole = Phase(
         "whole network", 3, sgdr(2, 1, 2), learning_rate=(1e-3, 2e-3, 4e-3), frozen_to=0, stop_early=True,
         step=8, reason="everything",
     )  # fmt: skip
-    return Plan((head, whole), Settings(seed=3, mixing="mixup"))
+    return Plan((head, whole), Settings(seed=3, mixing="mixup", ema=0.9, snapshots="soup"))
 
 
 class Ids(Callback):

@@ -124,8 +124,7 @@ def forecast(data: ImageData, plan: Plan, body: Body, *, device: str = "auto") -
         name = f"{number}. {phase.name}"
         cost = _measure_phase(learner, phase)
         each = HEAD_STEP_SECONDS if cost is None else cost.seconds
-        # Trials take 600 to 1,100 pictures.
-        finder = 1000 / learner.data.batch_size * each if phase.learning_rate is None else 0.0
+        finder = 100 * each if phase.learning_rate is None and phase.frozen_to else 30 * each
         seconds[name] = finder + each * learner.data.steps_per_epoch * phase.epochs
         if cost is not None:
             speeds[name] = cost.pictures_per_second
