@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from headstart.augment import MixedSource, Mixing
-from headstart.errors import StorageError
+from headstart.errors import StorageError, UsageError
 from headstart.imagedata import ImageData, OnProgress
 from headstart.models import (
     ActivationSource,
@@ -135,6 +137,28 @@ class Activations:
                 log.warning("activations are computed again in each epoch: %s", error)
                 return None
         return self.sources[key]
+
+    def bank(
+        self, data: ImageData, on_progress: OnProgress | None, *, flips: bool = False, views: int = 0
+    ) -> tuple[NDArray[np.floating[Any]], NDArray[Any], NDArray[np.int64] | None]:
+        """Return (features, targets, groups) of the training pictures: plain, mirrored and `views` draws.
+
+        Groups are the row numbers, None where each picture is there once. Raises `UsageError` where there
+        is no room for them.
+        """
+        plain = data.evaluation
+        banks = [self.of(data, "train", on_progress=on_progress)]
+        if flips:
+            banks.append(self.of(data, "train", replace(plain, flip=not plain.flip), on_progress))
+        banks += [self.of(data, "train", on_progress=on_progress, epoch=epoch) for epoch in range(views)]
+        known = [bank for bank in banks if bank is not None]
+        if len(known) < len(banks):
+            raise UsageError("the activations of the training pictures do not fit in memory")
+        return (
+            np.concatenate([bank.features for bank in known]),
+            np.concatenate([bank.targets for bank in known]),
+            np.concatenate([bank.index for bank in known]) if len(known) > 1 else None,
+        )
 
     def adopt(self, data: ImageData, engine: Engine, sources: Mapping[str, TensorSource]) -> None:
         """Take over an engine for the frozen line, and what it gave for the plain view of each split."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -46,10 +44,8 @@ from headstart.models import (
     weights_identity,
 )
 from headstart.training import (
-    EMA,
     Callback,
     Checkpointer,
-    EarlyStop,
     FinderResult,
     Found,
     LabelCounts,
@@ -57,12 +53,8 @@ from headstart.training import (
     Phase,
     Plan,
     RateWarning,
-    RecalibrateBatchNorm,
-    ReduceOnPlateau,
-    Rollback,
     Run,
     Schedule,
-    Scheduled,
     Settings,
     TrialsResult,
     autocast_for,
@@ -87,7 +79,9 @@ from headstart.training import (
     try_rates,
 )
 from headstart.training.advice import Conditions, RateNotes, advise
-from headstart.training.compiling import can_pay, compiled, pays
+from headstart.training.compiling import compiled_if_it_pays
+from headstart.training.finder import seconds_per_step
+from headstart.training.phases import phase_callbacks
 from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
@@ -373,19 +367,9 @@ class Learner:
         """Measure a few training steps as things stand; all is put back bit for bit."""
         peaks = self._rates(1.0)
         with self._looking_for_rates(peaks) as (source, forward):
-            for count in (2, steps):
-                started = time.monotonic()
-                lr_find(
-                    self.run,
-                    source,
-                    forward=forward,
-                    loss=self.loss,
-                    rates=peaks,
-                    start=1e-8,
-                    end=1e-7,
-                    iterations=count,
-                )
-        return (time.monotonic() - started) / steps
+            return seconds_per_step(
+                self.run, source, forward=forward, loss=self.loss, rates=peaks, steps=steps
+            )
 
     def run_phase(
         self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
@@ -430,7 +414,12 @@ class Learner:
             mixing = None
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
-        every = (*self.callbacks, *callbacks, *self._callbacks_of(phase))
+        plain = None
+        if self.settings.batch_norm == "recalibrate":
+            plain = self._known.training(self.data, augment=False)
+        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
+        own = phase_callbacks(phase, self.settings, guess=guess, plain=plain)
+        every = (*self.callbacks, *callbacks, *own)
         for callback in every:
             if isinstance(callback, Checkpointer):
                 callback.facts |= self._facts() | facts
@@ -440,7 +429,17 @@ class Learner:
         source, forward = self._known.training(
             self.data, augment=augment or views > 0, mixing=mixing, views=views
         )
-        forward = self._compiled(forward, source, phase)
+        size = "x".join(map(str, self.data.image_size))
+        forward = compiled_if_it_pays(
+            self.run,
+            source,
+            forward,
+            self.loss,
+            asked=self.settings.compile,
+            steps=phase.epochs * len(source),
+            key=f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}",
+            whole=self.model.frozen_line != self.model.head_stage,
+        )
         fit(
             self.run,
             source,
@@ -457,32 +456,6 @@ class Learner:
             resume=resume is not None,
         )
 
-    def _callbacks_of(self, phase: Phase) -> tuple[Callback, ...]:
-        """Return what moves, averages and ends a phase as it and the settings say."""
-        found: list[Callback] = []
-        decay = self.settings.weight_decay if phase.weight_decay is None else phase.weight_decay
-        scheduled = (phase.weight_decay, phase.weight_decay_schedule, phase.momentum)
-        if any(value is not None for value in scheduled):
-            found.append(
-                Scheduled(
-                    weight_decay=decay,
-                    weight_decay_schedule=phase.weight_decay_schedule,
-                    momentum=phase.momentum,
-                    momentum_schedule=phase.momentum_schedule,
-                )
-            )
-        if phase.reduce_on_plateau is not None:
-            found.append(ReduceOnPlateau(phase.reduce_on_plateau))
-        if phase.stop_early:
-            found.append(EarlyStop())
-        if self.settings.ema is not None:
-            found.append(EMA(self.settings.ema))
-        if self.settings.batch_norm == "recalibrate":
-            plain, part = self._known.training(self.data, augment=False)
-            found.append(RecalibrateBatchNorm(part, plain))
-        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
-        return (*found, Rollback(guess=guess))
-
     def _facts(self) -> dict[str, object]:
         return {
             "frozen_line": self.model.frozen_line,
@@ -490,24 +463,6 @@ class Learner:
             "image_size": list(self.data.image_size),
             "batch_size": self.data.batch_size,
         }
-
-    def _compiled(self, forward: torch.nn.Module, source: BatchSource, phase: Phase) -> torch.nn.Module:
-        """Return the network compiled, where that was asked for or was measured to pay in this phase.
-
-        Decided once for each phase, before its first step, and kept with the run.
-        """
-        decided, asked = self.run.adjustments.compiled, self.settings.compile
-        size = "x".join(map(str, self.data.image_size))
-        key = f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}"
-        if key not in decided:
-            whole = self.model.frozen_line != self.model.head_stage
-            decided[key] = asked == "on" or (
-                asked == "auto"
-                and whole
-                and can_pay(self.device)
-                and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
-            )
-        return compiled(forward) if decided[key] else forward
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         self._advise(rates, name)
@@ -590,21 +545,9 @@ class Learner:
         picture are held out together when the penalty is chosen.
         """
         self.freeze()
-        plain = self.data.evaluation
-        banks = [self.activations("train", on_progress=on_progress)]
-        if flips:
-            banks.append(self.activations("train", replace(plain, flip=not plain.flip), on_progress))
-        banks += [self.activations("train", on_progress=on_progress, epoch=epoch) for epoch in range(views)]
-        known = [bank for bank in banks if bank is not None]
-        if len(known) < len(banks):
-            raise UsageError("the activations of the training pictures do not fit in memory")
-        probe = fit_probe(
-            np.concatenate([bank.features for bank in known]),
-            np.concatenate([bank.targets for bank in known]),
-            len(self.data.classes),
-            seed=self.settings.seed,
-            groups=np.concatenate([bank.index for bank in known]) if len(known) > 1 else None,
-        )
+        features, targets, groups = self._known.bank(self.data, on_progress, flips=flips, views=views)
+        classes, seed = len(self.data.classes), self.settings.seed
+        probe = fit_probe(features, targets, classes, seed=seed, groups=groups)
         self.model.init_head_from(probe.weight, probe.bias)
         return probe
 
