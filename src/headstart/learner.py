@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,10 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from headstart.augment import MixedSource, Mixing
+from headstart.activations import Activations
+from headstart.augment import Mixing
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
-from headstart.errors import ConfigError, StorageError, UsageError
+from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import (
     Interpretation,
     Interval,
@@ -40,23 +37,15 @@ from headstart.evaluation import (
 from headstart.imagedata import ImageData
 from headstart.inference import Forward, choose_device, module_forward, predict_samples
 from headstart.models import (
-    ActivationSource,
     Classifier,
-    FeatureCache,
     TensorSource,
-    ViewSource,
     create_classifier,
     fit_probe,
-    frozen_engine,
-    keeps_half,
     weights_identity,
 )
-from headstart.models.engine import CHECKED
 from headstart.training import (
-    EMA,
     Callback,
     Checkpointer,
-    EarlyStop,
     FinderResult,
     Found,
     LabelCounts,
@@ -64,12 +53,8 @@ from headstart.training import (
     Phase,
     Plan,
     RateWarning,
-    RecalibrateBatchNorm,
-    ReduceOnPlateau,
-    Rollback,
     Run,
     Schedule,
-    Scheduled,
     Settings,
     TrialsResult,
     autocast_for,
@@ -94,7 +79,9 @@ from headstart.training import (
     try_rates,
 )
 from headstart.training.advice import Conditions, RateNotes, advise
-from headstart.training.compiling import can_pay, compiled, pays
+from headstart.training.compiling import compiled_if_it_pays
+from headstart.training.finder import seconds_per_step
+from headstart.training.phases import phase_callbacks
 from headstart.types import BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
@@ -103,22 +90,9 @@ if TYPE_CHECKING:
 RateSpec = float | slice | Sequence[float]
 OnProgress = Callable[[int, int], None]
 
-# Activations of a split that take more than this are kept in a file, and where the cache folder has no
-# room for that, computed again in each epoch.
-ACTIVATION_BYTES = 2 * 2**30
 # Each rate is tried on so many pictures, in 6 to 16 steps: 600 to 1,100 pictures in all (measured on five
 # sets), since rates that do harm are given up at once.
 TRIAL_PICTURES = 160
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Activations:
-    """What has been computed below the line: activations by (split, view, line, weights)."""
-
-    engines: dict[tuple[object, ...], Engine] = field(default_factory=dict)
-    sources: dict[tuple[object, ...], TensorSource] = field(default_factory=dict)
 
 
 class Learner:
@@ -182,9 +156,8 @@ class Learner:
             (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
         self.loss = self._standard_loss = self._make_loss()
-        self._known = _Activations()
+        self._known = Activations(self.model, self.identity)
         self._notes = RateNotes()
-        self._pretrained = self._body_key() if self.identity else ""
         self._floor = self._views = 0
         self.model.freeze_to(0 if from_scratch else -1)
 
@@ -276,41 +249,9 @@ class Learner:
         if self.loss is self._standard_loss:
             self.loss = self._standard_loss = self._make_loss()
 
-    def _body_key(self) -> str:
-        """Return a hash of the body's weights and statistics."""
-        digest = hashlib.sha256()
-        for name, tensor in self.model.backbone.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-
-    @property
-    def _runs_below(self) -> bool:
-        """Whether what lies below the line is constant, and so can run as inference."""
-        return self.model.frozen_line > 0 and self.model.frozen_batch_norm == "eval"
-
-    def _key(self) -> tuple[object, ...]:
-        return (self._body_key(), self.model.frozen_line, self.data.image_size)
-
-    def _pictures_key(self) -> tuple[str, str]:
-        return (self.data.samples.fingerprint(), self.data.cache.settings)
-
     def engine(self) -> Engine:
         """Return what runs the part below the frozen line: pixels in, activations out."""
-        key = self._key()
-        if key not in self._known.engines:
-            # What is compiled is compiled for a batch.
-            limit = CHECKED if self.device.type == "cpu" else self.data.batch_size
-            some = next(self.data.source("train", limit=limit).epoch(0))
-            self._known.engines[key] = frozen_engine(
-                self.model,
-                size=self.data.image_size,
-                identity=self.identity if key[0] == self._pretrained else None,
-                threads=self.data.threads,
-                pictures=np.asarray(some.inputs),
-                ahead=len(self.data.samples),
-            )
-        return self._known.engines[key]
+        return self._known.engine(self.data)
 
     def activations(
         self,
@@ -320,93 +261,17 @@ class Learner:
         *,
         epoch: int | None = None,
     ) -> TensorSource | None:
-        """Return what arrives at the frozen line for each picture of a split, computed once.
-
-        `epoch`: for the augmented views of that epoch. Feature maps are kept as float16 (see
-        `models.keeps_half`), and in a file beyond `ACTIVATION_BYTES`. None where neither memory nor the
-        cache folder has room.
-        """
-        view = prepare or self.data.evaluation
-        seen = view.key if epoch is None else f"{self.data.training_view.key} epoch {epoch}"
-        key = (*self._key(), split, seen, *self._pictures_key())
-        if key not in self._known.sources:
-            half = keeps_half(self.model.activation_shape(None, self.data.image_size))
-            each = self.model.activation_bytes(self.data.image_size) // (2 if half else 1)
-            needed = each * len(self.data.rows(split))
-            mapped = needed > ACTIVATION_BYTES
-            whole = self.data.content_keys(split) and self.data.lost is None
-            if mapped and (not whole or needed > FeatureCache().budget_bytes):
-                return None
-            identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
-            line = self.model.frozen_line
-            if line != self.model.head_stage:
-                identity = f"{identity} line {line}"
-            try:
-                self._known.sources[key] = self.data.activations(
-                    split,
-                    self.engine(),
-                    str(identity),
-                    prepare=view,
-                    epoch=epoch,
-                    half=half,
-                    mapped=mapped,
-                    on_progress=on_progress,
-                )
-            except StorageError as error:
-                if not mapped:
-                    raise
-                log.warning("activations are computed again in each epoch: %s", error)
-                return None
-        return self._known.sources[key]
+        """Return what arrives at the frozen line for each picture of a split; see `Activations.of`."""
+        return self._known.of(self.data, split, prepare, on_progress, epoch=epoch)
 
     def adopt(self, engine: Engine, sources: Mapping[str, TensorSource]) -> None:
         """Take over an engine for the frozen line, and what it gave for the plain view of each split."""
-        key = self._key()
-        self._known.engines[key] = engine
-        for split, source in sources.items():
-            view = (split, self.data.evaluation.key, *self._pictures_key())
-            self._known.sources[(*key, *view)] = source
+        self._known.adopt(self.data, engine, sources)
 
-    def _source(
-        self, split: str, prepare: Prepare | None = None, limit: int | None = None
-    ) -> tuple[BatchSource, torch.nn.Module]:
-        """Return the plain batches of a split, and the module that takes them."""
-        if not self._runs_below:
-            return self.data.source(split, prepare=prepare, limit=limit), self.model
-        known = self.activations(split, prepare)
-        if known is None:
-            source = self.data.source(split, prepare=prepare, limit=limit)
-            return ActivationSource(source, self.engine()), self.model.upper()
-        return known, self.model.upper()
-
-    def _training_source(
-        self, *, augment: bool, mixing: tuple[str, float | None] = ("none", None), views: int = 0
-    ) -> tuple[BatchSource, torch.nn.Module]:
-        """Return the shuffled training batches, mixed if need be, and the module that takes them."""
-        mixed = mixing[0] != "none"
-        if views and self._runs_below and self.activations("train", epoch=0) is not None:
-            return ViewSource(self._view, views), self.model.upper()
-        known = self.activations("train") if self._runs_below and not augment and not mixed else None
-        if known is not None:
-            return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
-        # What lies below a line takes pictures from the host.
-        resident = self.device if self.device.type == "cuda" and not self._runs_below else None
-        source = self.data.source("train", augment=augment, shuffle=True, resident=resident)
-        if mixed:
-            kind, alpha = mixing
-            chosen = Mixing(cast(Kind, kind), len(self.data.classes), alpha, self.settings.seed)
-            source = MixedSource(source, chosen)
-        if not self._runs_below:
-            return source, self.model
-        return ActivationSource(source, self.engine()), self.model.upper()
-
-    def _view(self, epoch: int) -> BatchSource:
-        """Return the shuffled activations of the augmented views of an epoch."""
-        known = self.activations("train", epoch=epoch)
-        if known is not None:
-            return known.shuffled(self.data.batch_size, self.data.training_order)
-        # The folder has become too small for one more view: this one is computed as it is used.
-        return ActivationSource(self.data.source("train", augment=True, shuffle=True), self.engine())
+    def _mixing(self, kind: str, alpha: float | None) -> Mixing | None:
+        if kind == "none":
+            return None
+        return Mixing(cast(Kind, kind), len(self.data.classes), alpha, self.settings.seed)
 
     @property
     def _augments(self) -> bool:
@@ -477,8 +342,10 @@ class Learner:
     @contextlib.contextmanager
     def _looking_for_rates(self, peaks: Sequence[float]) -> Iterator[tuple[BatchSource, torch.nn.Module]]:
         """Give the training batches and what takes them, with an optimiser of its own for the run."""
-        mixing = (self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
-        source, forward = self._training_source(augment=self._augments, mixing=mixing, views=self._views)
+        mixing = self._mixing(self.settings.mixing if self._augments else "none", self.settings.mixing_alpha)
+        source, forward = self._known.training(
+            self.data, augment=self._augments, mixing=mixing, views=self._views
+        )
         before, precision = self.run.optimizer, self.run.precision
         self.run.optimizer = None
         try:
@@ -500,19 +367,9 @@ class Learner:
         """Measure a few training steps as things stand; all is put back bit for bit."""
         peaks = self._rates(1.0)
         with self._looking_for_rates(peaks) as (source, forward):
-            for count in (2, steps):
-                started = time.monotonic()
-                lr_find(
-                    self.run,
-                    source,
-                    forward=forward,
-                    loss=self.loss,
-                    rates=peaks,
-                    start=1e-8,
-                    end=1e-7,
-                    iterations=count,
-                )
-        return (time.monotonic() - started) / steps
+            return seconds_per_step(
+                self.run, source, forward=forward, loss=self.loss, rates=peaks, steps=steps
+            )
 
     def run_phase(
         self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
@@ -550,22 +407,39 @@ class Learner:
         if phase.batch_size is not None:
             self.data = self.data.with_options(batch_size=phase.batch_size)
         augment = phase.augment and self._augments and not phase.precompute
-        mixing = (self.settings.mixing, self.settings.mixing_alpha)
+        mixing = self._mixing(self.settings.mixing, self.settings.mixing_alpha)
         if phase.mixing is not None:
-            mixing = (phase.mixing, phase.mixing_alpha)
+            mixing = self._mixing(phase.mixing, phase.mixing_alpha)
         if phase.precompute or not self._augments:
-            mixing = ("none", None)
+            mixing = None
         rates = self._rates(phase.learning_rate)
         self._prepare_run(rates)
-        every = (*self.callbacks, *callbacks, *self._callbacks_of(phase))
+        plain = None
+        if self.settings.batch_norm == "recalibrate":
+            plain = self._known.training(self.data, augment=False)
+        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
+        own = phase_callbacks(phase, self.settings, guess=guess, plain=plain)
+        every = (*self.callbacks, *callbacks, *own)
         for callback in every:
             if isinstance(callback, Checkpointer):
                 callback.facts |= self._facts() | facts
         if resume is not None:
             load_checkpoint(resume, self.run, callbacks=every)
         views = phase.views if phase.precompute else self._views
-        source, forward = self._training_source(augment=augment or views > 0, mixing=mixing, views=views)
-        forward = self._compiled(forward, source, phase)
+        source, forward = self._known.training(
+            self.data, augment=augment or views > 0, mixing=mixing, views=views
+        )
+        size = "x".join(map(str, self.data.image_size))
+        forward = compiled_if_it_pays(
+            self.run,
+            source,
+            forward,
+            self.loss,
+            asked=self.settings.compile,
+            steps=phase.epochs * len(source),
+            key=f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}",
+            whole=self.model.frozen_line != self.model.head_stage,
+        )
         fit(
             self.run,
             source,
@@ -582,32 +456,6 @@ class Learner:
             resume=resume is not None,
         )
 
-    def _callbacks_of(self, phase: Phase) -> tuple[Callback, ...]:
-        """Return what moves, averages and ends a phase as it and the settings say."""
-        found: list[Callback] = []
-        decay = self.settings.weight_decay if phase.weight_decay is None else phase.weight_decay
-        scheduled = (phase.weight_decay, phase.weight_decay_schedule, phase.momentum)
-        if any(value is not None for value in scheduled):
-            found.append(
-                Scheduled(
-                    weight_decay=decay,
-                    weight_decay_schedule=phase.weight_decay_schedule,
-                    momentum=phase.momentum,
-                    momentum_schedule=phase.momentum_schedule,
-                )
-            )
-        if phase.reduce_on_plateau is not None:
-            found.append(ReduceOnPlateau(phase.reduce_on_plateau))
-        if phase.stop_early:
-            found.append(EarlyStop())
-        if self.settings.ema is not None:
-            found.append(EMA(self.settings.ema))
-        if self.settings.batch_norm == "recalibrate":
-            plain, part = self._training_source(augment=False)
-            found.append(RecalibrateBatchNorm(part, plain))
-        guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
-        return (*found, Rollback(guess=guess))
-
     def _facts(self) -> dict[str, object]:
         return {
             "frozen_line": self.model.frozen_line,
@@ -615,24 +463,6 @@ class Learner:
             "image_size": list(self.data.image_size),
             "batch_size": self.data.batch_size,
         }
-
-    def _compiled(self, forward: torch.nn.Module, source: BatchSource, phase: Phase) -> torch.nn.Module:
-        """Return the network compiled, where that was asked for or was measured to pay in this phase.
-
-        Decided once for each phase, before its first step, and kept with the run.
-        """
-        decided, asked = self.run.adjustments.compiled, self.settings.compile
-        size = "x".join(map(str, self.data.image_size))
-        key = f"{phase.name}: {phase.epochs} epochs from stage {self.model.frozen_line} at {size}"
-        if key not in decided:
-            whole = self.model.frozen_line != self.model.head_stage
-            decided[key] = asked == "on" or (
-                asked == "auto"
-                and whole
-                and can_pay(self.device)
-                and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
-            )
-        return compiled(forward) if decided[key] else forward
 
     def _fit(self, epochs: int, rates: RateSpec, schedule: Schedule, name: str) -> None:
         self._advise(rates, name)
@@ -701,7 +531,7 @@ class Learner:
         Returns how many batch norms lie there. For the whole body, `unfreeze()` first. See
         `training.recalibrate_batch_norm`.
         """
-        source, part = self._training_source(augment=False)
+        source, part = self._known.training(self.data, augment=False)
         return recalibrate_batch_norm(part, source)
 
     def fit_probe(
@@ -715,21 +545,9 @@ class Learner:
         picture are held out together when the penalty is chosen.
         """
         self.freeze()
-        plain = self.data.evaluation
-        banks = [self.activations("train", on_progress=on_progress)]
-        if flips:
-            banks.append(self.activations("train", replace(plain, flip=not plain.flip), on_progress))
-        banks += [self.activations("train", on_progress=on_progress, epoch=epoch) for epoch in range(views)]
-        known = [bank for bank in banks if bank is not None]
-        if len(known) < len(banks):
-            raise UsageError("the activations of the training pictures do not fit in memory")
-        probe = fit_probe(
-            np.concatenate([bank.features for bank in known]),
-            np.concatenate([bank.targets for bank in known]),
-            len(self.data.classes),
-            seed=self.settings.seed,
-            groups=np.concatenate([bank.index for bank in known]) if len(known) > 1 else None,
-        )
+        features, targets, groups = self._known.bank(self.data, on_progress, flips=flips, views=views)
+        classes, seed = len(self.data.classes), self.settings.seed
+        probe = fit_probe(features, targets, classes, seed=seed, groups=groups)
         self.model.init_head_from(probe.weight, probe.bias)
         return probe
 
@@ -739,7 +557,7 @@ class Learner:
         self, split: str = "valid", prepare: Prepare | None = None, *, limit: int | None = None
     ) -> Predictions:
         """Return the `Predictions` of a split, in float32; `limit` takes at most that many rows."""
-        source, module = self._source(split, prepare, limit)
+        source, module = self._known.plain(self.data, split, prepare, limit)
         forward = module_forward(module, self.device, fits=self.run.adjustments.fits)
         return self._predicted(forward, source, split, limit)
 
@@ -754,7 +572,7 @@ class Learner:
 
     def validate(self, split: str = "valid") -> dict[str, float]:
         """Return the loss and the metrics of a split, over all its rows at once."""
-        source, module = self._source(split)
+        source, module = self._known.plain(self.data, split)
         alone = self.model.frozen_line == self.model.head_stage
         precision = "float32" if alone else self.precision
         forward = module_forward(

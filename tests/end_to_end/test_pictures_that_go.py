@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.cli import commands
+from headstart.cli import training
 from headstart.cli.main import run
 from headstart.recipe import Narrator
 
@@ -51,7 +51,7 @@ def sabotage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], 
 
     def prepare(change: Callable[[], None]) -> Saboteur:
         told = Saboteur(change)
-        monkeypatch.setattr(commands, "_narrator", lambda quiet: told)
+        monkeypatch.setattr(training, "narrator_for", lambda quiet: told)
         return told
 
     return prepare

@@ -19,6 +19,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"data", "augment", "models", "evaluation"}),
     frozenset({"inference", "resident"}),
     frozenset({"imagedata", "training", "deploy"}),
+    frozenset({"activations"}),
     frozenset({"learner"}),
     frozenset({"recipe", "compat"}),
     frozenset({"cli"}),

@@ -484,7 +484,7 @@ def test_views_by_the_learner_are_those_of_a_phase(learner: Learner) -> None:
 def test_activations_too_large_for_memory_go_into_a_file_and_else_are_computed_again(
     learner: Learner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from headstart import learner as module
+    from headstart import activations as module
     from headstart.models import FeatureCache
 
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))

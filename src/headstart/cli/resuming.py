@@ -41,7 +41,7 @@ def data_again(journal: Journal, narrator: Narrator, *, threads: int | None) -> 
     `threads`: how many read them, if not as many as then. Raises `UsageError` where the run was begun
     from Python with data of its own.
     """
-    from headstart.cli.commands import read_data
+    from headstart.cli.reading import read_data
 
     origin = journal.origin
     if origin.kind == "given":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import cast
 
 import torch
 from torch import nn
 
-from headstart.training.finder import lr_find
+from headstart.training.finder import seconds_per_step
 from headstart.training.losses import Loss
 from headstart.training.run import Run
 from headstart.types import BatchSource
@@ -34,10 +33,10 @@ def pays(run: Run, source: BatchSource, forward: nn.Module, loss: Loss, *, steps
 
     Costs a few steps, and in a phase that is long enough the compiling itself.
     """
-    eager = _seconds_per_step(run, source, forward, loss)
+    eager = seconds_per_step(run, source, forward=forward, loss=loss)
     if steps * eager < WORTH_TRYING_SECONDS:
         return False
-    return _seconds_per_step(run, source, compiled(forward), loss) < FASTER * eager
+    return seconds_per_step(run, source, forward=compiled(forward), loss=loss) < FASTER * eager
 
 
 def compiled(forward: nn.Module) -> nn.Module:
@@ -48,10 +47,28 @@ def compiled(forward: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(forward))
 
 
-def _seconds_per_step(
-    run: Run, source: BatchSource, forward: nn.Module, loss: Loss, *, steps: int = 5
-) -> float:
-    lr_find(run, source, loss=loss, forward=forward, start=1e-8, end=1e-7, iterations=2)
-    started = time.monotonic()
-    lr_find(run, source, loss=loss, forward=forward, start=1e-8, end=1e-7, iterations=steps)
-    return (time.monotonic() - started) / steps
+def compiled_if_it_pays(
+    run: Run,
+    source: BatchSource,
+    forward: nn.Module,
+    loss: Loss,
+    *,
+    asked: str,
+    steps: int,
+    key: str,
+    whole: bool,
+) -> nn.Module:
+    """Return the network compiled, where that was `asked` for (`on`) or was measured to pay (`auto`).
+
+    Decided once for each `key`, which names a phase of `steps` steps, and kept with the run. Only where the
+    `whole` network, or more of it than the head, trains is it worth a try.
+    """
+    decided = run.adjustments.compiled
+    if key not in decided:
+        decided[key] = asked == "on" or (
+            asked == "auto"
+            and whole
+            and can_pay(run.device)
+            and pays(run, source, forward, loss, steps=steps)
+        )
+    return compiled(forward) if decided[key] else forward

@@ -6,6 +6,7 @@ Smith, arXiv 1506.01186; the suggestions are those of fastai 2.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -254,3 +255,23 @@ def _slide(rates: Curve, losses: Curve, iterations: int) -> float | None:
         rate = rates[left]
         right, left = right - 1, left - 1
     return float(rate)
+
+
+def seconds_per_step(
+    run: Run,
+    source: BatchSource,
+    *,
+    loss: Loss,
+    forward: nn.Module | None = None,
+    rates: Rates | None = None,
+    steps: int = 5,
+) -> float:
+    """Measure `steps` training steps, after two to warm up; the run is left as it was, bit by bit."""
+
+    def train(count: int) -> None:
+        lr_find(run, source, loss=loss, forward=forward, rates=rates, start=1e-8, end=1e-7, iterations=count)
+
+    train(2)
+    started = time.monotonic()
+    train(steps)
+    return (time.monotonic() - started) / steps
