@@ -95,7 +95,7 @@ from headstart.training import (
 )
 from headstart.training.advice import Conditions, RateNotes, advise
 from headstart.training.compiling import can_pay, compiled, pays
-from headstart.types import BatchSource, Prepare, Task
+from headstart.types import BatchSource, Prepare, Task, World
 
 if TYPE_CHECKING:
     from headstart.models import Engine, Probe
@@ -335,7 +335,7 @@ class Learner:
             needed = each * len(self.data.rows(split))
             mapped = needed > ACTIVATION_BYTES
             whole = self.data.content_keys(split) and self.data.lost is None
-            if mapped and (not whole or needed > FeatureCache().budget_bytes):
+            if mapped and self.run.ranks.of_first(not whole or needed > FeatureCache().budget_bytes):
                 return None
             identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
             line = self.model.frozen_line
@@ -371,27 +371,37 @@ class Learner:
         self, split: str, prepare: Prepare | None = None, limit: int | None = None
     ) -> tuple[BatchSource, torch.nn.Module]:
         """Return the plain batches of a split, and the module that takes them."""
+        world = self.run.ranks.world
         if not self._runs_below:
-            return self.data.source(split, prepare=prepare, limit=limit), self.model
+            return self.data.source(split, prepare=prepare, limit=limit, world=world), self.model
         known = self.activations(split, prepare)
         if known is None:
-            source = self.data.source(split, prepare=prepare, limit=limit)
+            source = self.data.source(split, prepare=prepare, limit=limit, world=world)
             return ActivationSource(source, self.engine()), self.model.upper()
-        return known, self.model.upper()
+        return known.shared(world), self.model.upper()
 
     def _training_source(
-        self, *, augment: bool, mixing: tuple[str, float | None] = ("none", None), views: int = 0
+        self,
+        *,
+        augment: bool,
+        mixing: tuple[str, float | None] = ("none", None),
+        views: int = 0,
+        shared: bool = True,
     ) -> tuple[BatchSource, torch.nn.Module]:
-        """Return the shuffled training batches, mixed if need be, and the module that takes them."""
-        mixed = mixing[0] != "none"
+        """Return the shuffled training batches, mixed if need be, and the module that takes them.
+
+        Of several processes each gets its share of them, unless all are to have all: `shared`.
+        """
+        mixed, world = mixing[0] != "none", self.run.ranks.world if shared else World()
         if views and self._runs_below and self.activations("train", epoch=0) is not None:
             return ViewSource(self._view, views), self.model.upper()
         known = self.activations("train") if self._runs_below and not augment and not mixed else None
         if known is not None:
-            return known.shuffled(self.data.batch_size, self.data.training_order), self.model.upper()
+            every = known.shuffled(self.data.batch_size, self.data.training_order)
+            return every.shared(world), self.model.upper()
         # What lies below a line takes pictures from the host.
         resident = self.device if self.device.type == "cuda" and not self._runs_below else None
-        source = self.data.source("train", augment=augment, shuffle=True, resident=resident)
+        source = self.data.source("train", augment=augment, shuffle=True, resident=resident, world=world)
         if mixed:
             kind, alpha = mixing
             chosen = Mixing(cast(Kind, kind), len(self.data.classes), alpha, self.settings.seed)
@@ -404,9 +414,12 @@ class Learner:
         """Return the shuffled activations of the augmented views of an epoch."""
         known = self.activations("train", epoch=epoch)
         if known is not None:
-            return known.shuffled(self.data.batch_size, self.data.training_order)
+            every = known.shuffled(self.data.batch_size, self.data.training_order)
+            return every.shared(self.run.ranks.world)
         # The folder has become too small for one more view: this one is computed as it is used.
-        return ActivationSource(self.data.source("train", augment=True, shuffle=True), self.engine())
+        world = self.run.ranks.world
+        source = self.data.source("train", augment=True, shuffle=True, world=world)
+        return ActivationSource(source, self.engine())
 
     @property
     def _augments(self) -> bool:
@@ -512,7 +525,7 @@ class Learner:
                     end=1e-7,
                     iterations=count,
                 )
-        return (time.monotonic() - started) / steps
+        return self.run.ranks.of_first((time.monotonic() - started) / steps)
 
     def run_phase(
         self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
@@ -603,7 +616,7 @@ class Learner:
         if self.settings.ema is not None:
             found.append(EMA(self.settings.ema))
         if self.settings.batch_norm == "recalibrate":
-            plain, part = self._training_source(augment=False)
+            plain, part = self._training_source(augment=False, shared=False)
             found.append(RecalibrateBatchNorm(part, plain))
         guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
         return (*found, Rollback(guess=guess))
@@ -630,7 +643,11 @@ class Learner:
                 asked == "auto"
                 and whole
                 and can_pay(self.device)
-                and pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
+                and bool(
+                    self.run.ranks.of_first(
+                        pays(self.run, source, forward, self.loss, steps=phase.epochs * len(source))
+                    )
+                )
             )
         return compiled(forward) if decided[key] else forward
 
@@ -701,7 +718,7 @@ class Learner:
         Returns how many batch norms lie there. For the whole body, `unfreeze()` first. See
         `training.recalibrate_batch_norm`.
         """
-        source, part = self._training_source(augment=False)
+        source, part = self._training_source(augment=False, shared=False)
         return recalibrate_batch_norm(part, source)
 
     def fit_probe(
@@ -749,7 +766,12 @@ class Learner:
         # Activations are there of all rows, whatever the limit.
         among = self.data.rows(split, None if isinstance(source, TensorSource) else limit)
         return predict_samples(
-            forward, self.data.samples, source, among=among, lost=lambda: self.data.lost_codes
+            forward,
+            self.data.samples,
+            source,
+            among=among,
+            lost=lambda: self.data.lost_codes,
+            ranks=self.run.ranks,
         )
 
     def validate(self, split: str = "valid") -> dict[str, float]:

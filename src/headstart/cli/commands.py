@@ -16,6 +16,7 @@ import typer
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.sources import Source, takes_source
 from headstart.errors import UsageError
+from headstart.processes import current
 
 if TYPE_CHECKING:
     from headstart.augment import Augmentation
@@ -170,7 +171,7 @@ def _limit_threads(threads: int | None) -> None:
 def _narrator(quiet: bool) -> Narrator:
     from headstart.recipe import Narrator, TerminalNarrator
 
-    return Narrator() if quiet else TerminalNarrator()
+    return Narrator() if quiet or not current().first else TerminalNarrator()
 
 
 def read_data(
@@ -198,7 +199,7 @@ def read_data(
     from headstart.imagedata import ImageData
 
     samples = source.read(seed=seed)
-    with narrator.progress("looking at every picture") as on_progress:
+    with current().first_before_others(), narrator.progress("looking at every picture") as on_progress:
         data = ImageData.from_samples(
             samples,
             image_size=image_size,
@@ -382,7 +383,7 @@ def _tell(result: Result, as_json: bool) -> int:
 
 def _loggers(names: str, folder: Path) -> Sequence[Callback]:
     """Return the callbacks of `--log`; without it torch is not imported for them."""
-    if not names:
+    if not names or not current().first:
         return ()
     from headstart.training import make_loggers
 

@@ -34,7 +34,7 @@ def pays(run: Run, source: BatchSource, forward: nn.Module, loss: Loss, *, steps
 
     Costs a few steps, and in a phase that is long enough the compiling itself.
     """
-    eager = _seconds_per_step(run, source, forward, loss)
+    eager = run.ranks.of_first(_seconds_per_step(run, source, forward, loss))
     if steps * eager < WORTH_TRYING_SECONDS:
         return False
     return _seconds_per_step(run, source, compiled(forward), loss) < FASTER * eager
