@@ -151,7 +151,7 @@ class Gradients:
         """Return the gradients, those of an empty share included, of what the loss depends on."""
         if not self._in_use:
             has = [float(parameter.grad is not None) for parameter in self._parameters]
-            self._in_use = [bool(used) for used in self._ranks.table(*has).any(axis=0)]
+            self._in_use = [bool(column.any()) for column in self._ranks.table(*has).T]
         found = []
         for parameter, used in zip(self._parameters, self._in_use, strict=True):
             if used:
