@@ -46,11 +46,13 @@ class Statistics:
         return len(self._buffers)
 
     def weighed(self, share: float) -> list[Tensor]:
-        """Weigh what is averaged over ranks by this one's share, and return it to be added up."""
-        averaged = [buffer for buffer in self._buffers if buffer.is_floating_point()]
-        if averaged:
-            torch._foreach_mul_(averaged, share)
-        return averaged
+        """Return them weighed by this rank's share of a batch, to be added up over all ranks."""
+        return [(b if b.is_floating_point() else b.float()) * share for b in self._buffers]
+
+    def take(self, averages: Sequence[Tensor]) -> None:
+        """Take what `weighed` gave, added up, in their place; counts are whole numbers again."""
+        for buffer, average in zip(self._buffers, averages, strict=True):
+            buffer.copy_(average if buffer.is_floating_point() else average.round())
 
     def remember(self, step: int) -> None:
         """Keep them as they are before step `step`."""
@@ -109,11 +111,18 @@ class Gradients:
             return self._of_all_ranks(batch, step, None, 1.0)
 
     def tell_of_parts(self) -> None:
-        """Say, once in a run, what asking for parts means for batch norms that collect statistics."""
+        """Say, once in a run, what parts and shares mean for batch norms that collect statistics."""
         size, notices = self._run.micro_batch, self._run.adjustments.notices
-        notice = f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
-        if size is not None and len(self._statistics) and notice not in notices:
-            notices.append(notice)
+        said = []
+        if size is not None:
+            said.append(
+                f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
+            )
+        if not self._ranks.alone:
+            said.append(
+                f"batch norm takes the statistics of a rank's share, and averages over {self._ranks.count} ranks"
+            )
+        notices += [notice for notice in said if len(self._statistics) and notice not in notices]
 
     def _of_all_ranks(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
         if self._ranks.alone:
@@ -123,14 +132,16 @@ class Gradients:
             loss = self._whole(batch, step, on_loss, scale * share) * share
         else:
             loss = torch.zeros((), device=self._device)
-        added = [loss]
-        if torch.is_grad_enabled():
-            added += [*self._gradients(), *self._statistics.weighed(share)]
+        moves = torch.is_grad_enabled()
         try:
-            self._ranks.add_up(added)
+            gradients = self._gradients() if moves else []
+            averages = self._statistics.weighed(share) if moves else []
+            self._ranks.add_up([loss, *gradients, *averages])
         except LostRankError:
             self._statistics.put_back(step)
             raise
+        if moves:
+            self._statistics.take(averages)
         return loss
 
     def _share_of(self, batch: Batch) -> float:
