@@ -1,7 +1,7 @@
 """Claim: two processes train the very network that one does, and the speed-up is what it is.
 
-The whole network, float32, AdamW, batch norm in evaluation mode, augmented pictures, the same effective batch:
-once in one process and once in two that `torchrun` starts, each with one thread to compute and one to read.
+The whole network, float32, AdamW, batch norm in evaluation mode, augmented, one effective batch: once in
+one process and once in two that `torchrun` starts, each with one thread to compute and one to read.
 
     python benchmarks/two_processes.py [--repeats 3]
     python benchmarks/two_processes.py --repeats 1 --pictures 64 --arch test_convnext --from-scratch  # a try
@@ -101,6 +101,7 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]
 
 
 def main() -> None:
+    """Measure all sides, in turn within each repeat, and write the row."""
     parser = argparse.ArgumentParser(description=CLAIM)
     parser.add_argument("--arch", default="mobilenetv2_100")
     parser.add_argument("--from-scratch", action="store_true")

@@ -20,7 +20,7 @@ from headstart.evaluation import Predictions
 
 # Layer norm, and no dropout: what several processes share exactly on a CPU.
 ARCH = "test_convnext"
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
 
 @pytest.fixture

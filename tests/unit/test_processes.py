@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.unit.training import ranks as alone
 
 from headstart.data.threads import thread_count
 from headstart.errors import UsageError
@@ -19,7 +20,6 @@ from headstart.inference import choose_device
 from headstart.processes import ALONE, Ranks, current, in_order_of, joined, started_with_others
 from headstart.training.seeding import step_seed
 from headstart.types import World
-from tests.unit.training import ranks as alone
 
 UNEVEN, EMPTY = str(alone.UNEVEN), str(alone.EMPTY)
 
@@ -104,14 +104,15 @@ def test_a_batch_norm_in_training_mode_takes_the_mean_of_what_the_shares_have_se
 
 def test_no_sample_comes_twice_or_never(two: list[dict]) -> None:
     assert sorted(two[0]["seen"] + two[1]["seen"]) == list(range(alone.UNEVEN))
-    assert two[0]["seen"] and two[1]["seen"]
+    assert two[0]["seen"]
+    assert two[1]["seen"]
 
 
 def test_what_is_too_much_for_one_rank_is_taken_in_parts_by_all_and_changes_nothing(two: list[dict]) -> None:
     expected = alone.trained("layer norm", alone.UNEVEN)
     for rank in two:
         assert close(rank["little memory"], expected)
-        assert list(rank["little memory"]["fits"].values())[0] == 2
+        assert next(iter(rank["little memory"]["fits"].values())) == 2
 
 
 def test_the_finder_and_the_trials_see_the_losses_of_all_ranks(two: list[dict]) -> None:
@@ -148,7 +149,8 @@ def test_a_rank_that_is_killed_ends_the_other_within_seconds_which_names_it_and_
     two: list[dict], folder: Path
 ) -> None:
     lost = json.loads((folder / "lost.json").read_text())
-    assert "rank 1 (process" in lost["message"] and "rank 0 stops, too" in lost["message"]
+    assert "rank 1 (process" in lost["message"]
+    assert "rank 0 stops, too" in lost["message"]
     assert lost["exit_code"] == 75
     assert lost["seconds"] < 5
     assert lost["step"] == lost["checkpoint"] == 7

@@ -120,7 +120,7 @@ class Gradients:
             )
         if not self._ranks.alone:
             said.append(
-                f"batch norm takes the statistics of a rank's share, and averages over {self._ranks.count} ranks"
+                f"batch norm takes the statistics of each share, averaged over {self._ranks.count} ranks"
             )
         notices += [notice for notice in said if len(self._statistics) and notice not in notices]
 
