@@ -25,7 +25,8 @@ from headstart.models import (
     keeps_half,
 )
 from headstart.models.engine import CHECKED
-from headstart.types import BatchSource, Prepare
+from headstart.processes import Ranks
+from headstart.types import BatchSource, Prepare, World
 
 if TYPE_CHECKING:
     from headstart.models import Engine
@@ -42,12 +43,13 @@ log = logging.getLogger(__name__)
 class Activations:
     """Engines for what lies below a model's frozen line, and what they gave, by weights, line and view.
 
+    Every one of `ranks` has all that is kept, and batches give each its share.
     `identity` names the weights that the body has now, where a file or the hub gave them. Everything
     takes the data that is meant, since a learner's data change; the key of what is kept says which it was.
     """
 
-    def __init__(self, model: Classifier, identity: str | None = None) -> None:
-        self.model, self.identity = model, identity
+    def __init__(self, model: Classifier, identity: str | None, ranks: Ranks) -> None:
+        self.model, self.identity, self._ranks = model, identity, ranks
         self.engines: dict[Key, Engine] = {}
         self.sources: dict[Key, TensorSource] = {}
         self._pretrained = self._body_key() if identity else ""
@@ -114,7 +116,7 @@ class Activations:
             needed = each * len(data.rows(split))
             mapped = needed > ACTIVATION_BYTES
             whole = data.content_keys(split) and data.lost is None
-            if mapped and (not whole or needed > FeatureCache().budget_bytes):
+            if mapped and self._ranks.of_first(not whole or needed > FeatureCache().budget_bytes):
                 return None
             identity = self.identity if key[0] == self._pretrained else f"{self.model.arch}@{key[0]}"
             line = self.model.frozen_line
@@ -172,27 +174,39 @@ class Activations:
         self, data: ImageData, split: str, prepare: Prepare | None = None, limit: int | None = None
     ) -> tuple[BatchSource, torch.nn.Module]:
         """Return the plain batches of a split, and the module that takes them."""
+        world = self._ranks.world
         if not self.constant:
-            return data.source(split, prepare=prepare, limit=limit), self.model
+            return data.source(split, prepare=prepare, limit=limit, world=world), self.model
         known = self.of(data, split, prepare)
         if known is None:
-            source = data.source(split, prepare=prepare, limit=limit)
+            source = data.source(split, prepare=prepare, limit=limit, world=world)
             return ActivationSource(source, self.engine(data)), self.model.upper()
-        return known, self.model.upper()
+        return known.shared(world), self.model.upper()
 
     def training(
-        self, data: ImageData, *, augment: bool, mixing: Mixing | None = None, views: int = 0
+        self,
+        data: ImageData,
+        *,
+        augment: bool,
+        mixing: Mixing | None = None,
+        views: int = 0,
+        shared: bool = True,
     ) -> tuple[BatchSource, torch.nn.Module]:
-        """Return the shuffled training batches, mixed if need be, and the module that takes them."""
+        """Return the shuffled training batches, mixed if need be, and the module that takes them.
+
+        Of several processes each gets its share of them, unless all are to have all: `shared`.
+        """
+        world = self._ranks.world if shared else World()
         if views and self.constant and self.of(data, "train", epoch=0) is not None:
             return ViewSource(lambda epoch: self._view(data, epoch), views), self.model.upper()
         known = self.of(data, "train") if self.constant and not augment and mixing is None else None
         if known is not None:
-            return known.shuffled(data.batch_size, data.training_order), self.model.upper()
+            every = known.shuffled(data.batch_size, data.training_order)
+            return every.shared(world), self.model.upper()
         # What lies below a line takes pictures from the host.
         device = self.model.pixel_mean.device
         resident = device if device.type == "cuda" and not self.constant else None
-        source = data.source("train", augment=augment, shuffle=True, resident=resident)
+        source = data.source("train", augment=augment, shuffle=True, resident=resident, world=world)
         if mixing is not None:
             source = MixedSource(source, mixing)
         if not self.constant:
@@ -203,9 +217,10 @@ class Activations:
         """Return the shuffled activations of the augmented views of an epoch."""
         known = self.of(data, "train", epoch=epoch)
         if known is not None:
-            return known.shuffled(data.batch_size, data.training_order)
+            return known.shuffled(data.batch_size, data.training_order).shared(self._ranks.world)
         # The folder has become too small for one more view: this one is computed as it is used.
-        return ActivationSource(data.source("train", augment=True, shuffle=True), self.engine(data))
+        source = data.source("train", augment=True, shuffle=True, world=self._ranks.world)
+        return ActivationSource(source, self.engine(data))
 
 
 def _pictures_key(data: ImageData) -> tuple[str, str]:

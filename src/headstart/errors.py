@@ -79,6 +79,12 @@ class DeviceLostError(StoppedError):
     code = "DEVICE_LOST"
 
 
+class LostRankError(StoppedError):
+    """Another of the processes that train together has ended; what was saved is kept."""
+
+    code = "RANK_LOST"
+
+
 class ConfigError(HeadstartError):
     """A plan, a weights file or a bundle is not what it must be."""
 

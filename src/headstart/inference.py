@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headstart.errors import UsageError
 from headstart.evaluation import Predictions
 from headstart.faults import in_parts
+from headstart.processes import ALONE, Ranks, in_order_of, local_rank
 from headstart.types import Batch, BatchSource
 
 if TYPE_CHECKING:
@@ -28,10 +29,19 @@ Forward = Callable[[Batch], NDArray[np.float32]]
 def choose_device(name: str = "auto") -> torch.device:
     """Return the device of that name; `auto` takes the first of cuda, mps, xpu and cpu there is.
 
-    Raises `UsageError` when the device is unknown or not there.
+    Of several processes on one machine each gets a card of its own, where no card is named. Raises
+    `UsageError` when the device is unknown or not there, or where there are fewer cards than processes.
     """
     import torch
 
+    own = local_rank()
+    if own is not None and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
+        if own >= torch.cuda.device_count():
+            raise UsageError(
+                f"{torch.cuda.device_count()} CUDA devices are too few for the process {own} of this machine",
+                "start as many processes as there are cards, or take --device cpu",
+            )
+        return torch.device("cuda", own)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -110,12 +120,17 @@ def _evaluation_key(batch: Batch) -> str:
 
 
 def predict(
-    forward: Forward, source: BatchSource, on_progress: Callable[[int, int], None] | None = None
+    forward: Forward,
+    source: BatchSource,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    ranks: Ranks = ALONE,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Run `forward` over one epoch of `source`.
 
     Returns the logits (rows, classes) and the row numbers (rows,) in the order of `source`, without the
-    rows that it left out.
+    rows that it left out. Of several `ranks`, each with its share of the rows, all get those of all, rank
+    by rank.
     """
     logits, index = [], []
     done = 0
@@ -127,9 +142,14 @@ def predict(
         done += len(batch)
         if on_progress is not None:
             on_progress(done, source.sample_count)
-    if not logits:
-        return np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-    return np.concatenate(logits), np.concatenate(index)
+    own = (
+        np.concatenate(logits) if logits else np.zeros((0, 0), np.float32),
+        np.concatenate(index) if index else np.zeros(0, np.int64),
+    )
+    if ranks.alone:
+        return own
+    parts = [part for part in ranks.gathered(own[0]) if len(part)]
+    return np.concatenate(parts) if parts else own[0], np.concatenate(ranks.gathered(own[1]))
 
 
 def predictions_of(
@@ -178,12 +198,16 @@ def predict_samples(
     *,
     among: NDArray[np.int64] | None = None,
     lost: Callable[[], Mapping[int, str]] = dict,
+    ranks: Ranks = ALONE,
 ) -> Predictions:
     """Run `forward` over `source` and return the `Predictions` of its rows of `samples`.
 
-    `among` and `lost`: see `predictions_of`; `lost` is asked when all rows have been read.
+    `among` and `lost`: see `predictions_of`; `lost` is asked when all rows have been read. Of several
+    `ranks` each gives a source of its share of the rows `among`, and gets the predictions of all of them.
     """
-    logits, index = predict(forward, source, on_progress)
+    logits, index = predict(forward, source, on_progress, ranks=ranks)
+    if among is not None and not ranks.alone:
+        index, logits = in_order_of(among, index, logits)
     if not len(index):
         logits = np.zeros((0, len(samples.classes)), np.float32)
     return predictions_of(samples, index, logits, among=among, lost=lost())

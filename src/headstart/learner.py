@@ -156,7 +156,7 @@ class Learner:
             (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
         self.loss = self._standard_loss = self._make_loss()
-        self._known = Activations(self.model, self.identity)
+        self._known = Activations(self.model, self.identity, self.run.ranks)
         self._notes = RateNotes()
         self._floor = self._views = 0
         self.model.freeze_to(0 if from_scratch else -1)
@@ -367,9 +367,10 @@ class Learner:
         """Measure a few training steps as things stand; all is put back bit for bit."""
         peaks = self._rates(1.0)
         with self._looking_for_rates(peaks) as (source, forward):
-            return seconds_per_step(
+            each = seconds_per_step(
                 self.run, source, forward=forward, loss=self.loss, rates=peaks, steps=steps
             )
+        return self.run.ranks.of_first(each)
 
     def run_phase(
         self, phase: Phase, callbacks: Sequence[Callback] = (), *, resume: Found | None = None
@@ -416,7 +417,7 @@ class Learner:
         self._prepare_run(rates)
         plain = None
         if self.settings.batch_norm == "recalibrate":
-            plain = self._known.training(self.data, augment=False)
+            plain = self._known.training(self.data, augment=False, shared=False)
         guess = guess_loss(len(self.data.classes), tags=self.data.task is Task.MULTI_LABEL)
         own = phase_callbacks(phase, self.settings, guess=guess, plain=plain)
         every = (*self.callbacks, *callbacks, *own)
@@ -531,7 +532,7 @@ class Learner:
         Returns how many batch norms lie there. For the whole body, `unfreeze()` first. See
         `training.recalibrate_batch_norm`.
         """
-        source, part = self._known.training(self.data, augment=False)
+        source, part = self._known.training(self.data, augment=False, shared=False)
         return recalibrate_batch_norm(part, source)
 
     def fit_probe(
@@ -567,7 +568,12 @@ class Learner:
         # Activations are there of all rows, whatever the limit.
         among = self.data.rows(split, None if isinstance(source, TensorSource) else limit)
         return predict_samples(
-            forward, self.data.samples, source, among=among, lost=lambda: self.data.lost_codes
+            forward,
+            self.data.samples,
+            source,
+            among=among,
+            lost=lambda: self.data.lost_codes,
+            ranks=self.run.ranks,
         )
 
     def validate(self, split: str = "valid") -> dict[str, float]:

@@ -246,23 +246,23 @@ class Ordering:
 
 def share_of(count: int, world: World) -> int:
     """Return how many of `count` samples a rank gets when neighbours are dealt in turn."""
-    rounds, rest = divmod(count, 2 * world.size)
-    return 2 * rounds + min(max(rest - 2 * world.rank, 0), 2)
+    return int(_shares(np.array(count), world))
+
+
+def _shares(counts: NDArray[np.int64], world: World) -> NDArray[np.int64]:
+    rounds, rest = np.divmod(counts, 2 * world.size)
+    return np.asarray(2 * rounds + np.clip(rest - 2 * world.rank, 0, 2), np.int64)
 
 
 def batch_bounds(count: int, batch_size: int, world: World = World()) -> NDArray[np.int64]:
     """Return where a rank's batches of an epoch of `count` samples begin and end, int64 (batches + 1,).
 
-    `batch_size` is that of one process. All ranks have the same number of batches, so that they stay in
-    step: what a rank has beyond the smallest share (up to two samples) goes into its last batch. A last
-    batch of one joins the batch before it: batch norm cannot learn from a single sample.
+    `batch_size` is that of all ranks together: their batches of one number are the batch of that number
+    that one process would have, whatever the sizes. A rank's share of a small last batch may be empty. A
+    last batch of one joins the batch before it: batch norm cannot learn from a single sample. With an even
+    `batch_size`, neighbours 2k, 2k+1 are in one batch of one rank.
     """
-    own = share_of(count, world)
-    smallest = share_of(count, World(world.size - 1, world.size))
-    if not smallest:
-        # Too few for every rank: one batch each, empty for some.
-        return np.array([0, own] if count else [0], np.int64)
-    bounds = np.arange(0, smallest, batch_size, dtype=np.int64)
-    if len(bounds) > 1 and batch_size > 1 and smallest - bounds[-1] == 1:
+    bounds = np.arange(0, count, batch_size, dtype=np.int64)
+    if len(bounds) > 1 and batch_size > 1 and count - bounds[-1] == 1:
         bounds = bounds[:-1]
-    return np.append(bounds, own)
+    return _shares(np.append(bounds, count), world)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import typer
 
+from headstart.cli.together import own_rank, taking_part
 from headstart.errors import HeadstartError
 from headstart.training.interrupts import Terminated, second_signal_ends, termination_raised
 
@@ -56,7 +57,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     try:
-        with second_signal_ends(), termination_raised():
+        with second_signal_ends(), termination_raised(), taking_part(arguments):
             code = app(arguments, standalone_mode=False)
         if sys.stdout is not None:
             # Here, and not at the interpreter's exit, where a reader that has gone is a complaint.
@@ -128,9 +129,11 @@ def _fault_of_the_machine(error: Exception) -> HeadstartError | None:
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, as_json: bool) -> int:
-    if as_json:
+    rank = own_rank()
+    if as_json and rank == 0:
         print(json.dumps({"error": {"code": code, "message": message, "hint": hint}}))
-    print(_printable(f"error[{code}]: {message}"), file=sys.stderr)
+    who = f"[rank {rank}] " if rank else ""
+    print(_printable(f"{who}error[{code}]: {message}"), file=sys.stderr)
     if hint:
         print(_printable(f"hint: {hint}"), file=sys.stderr)
     return exit_code

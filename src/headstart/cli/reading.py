@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from headstart.cli.sources import Source
 from headstart.errors import UsageError
+from headstart.processes import current
 
 if TYPE_CHECKING:
     from headstart.augment import Augmentation
@@ -47,7 +48,7 @@ def narrator_for(quiet: bool) -> Narrator:
     """Return who tells a person what happens: on the terminal, or with `--quiet` nobody."""
     from headstart.recipe import Narrator, TerminalNarrator
 
-    return Narrator() if quiet else TerminalNarrator()
+    return Narrator() if quiet or not current().first else TerminalNarrator()
 
 
 def read_data(
@@ -75,7 +76,7 @@ def read_data(
     from headstart.imagedata import ImageData
 
     samples = source.read(seed=seed)
-    with narrator.progress("looking at every picture") as on_progress:
+    with current().first_before_others(), narrator.progress("looking at every picture") as on_progress:
         data = ImageData.from_samples(
             samples,
             image_size=image_size,

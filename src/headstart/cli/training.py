@@ -45,6 +45,7 @@ from headstart.cli.options import (
 from headstart.cli.reading import limit_threads, narrator_for, read_data
 from headstart.cli.sources import Source, takes_source
 from headstart.errors import UsageError
+from headstart.processes import current
 
 if TYPE_CHECKING:
     from headstart.recipe import Result
@@ -238,7 +239,7 @@ def _tell(result: Result, as_json: bool) -> int:
 
 def _loggers(names: str, folder: Path) -> Sequence[Callback]:
     """Return the callbacks of `--log`; without it torch is not imported for them."""
-    if not names:
+    if not names or not current().first:
         return ()
     from headstart.training import make_loggers
 

@@ -59,8 +59,8 @@ class Loader:
     nothing takes its place, and a batch may be empty; the others keep their batches and draws.
 
     The last batch may be smaller, but a last batch of one joins the one before; a `batch_size` beyond the
-    number of rows gives one batch. Over the processes of `world`, all have the same number of batches
-    (`batch_bounds`).
+    number of rows gives one batch. Over the processes of `world` a batch is divided, and all have the same
+    number of batches: this one's are its shares, which may be empty (`batch_bounds`).
     """
 
     def __init__(

@@ -54,10 +54,12 @@ from headstart.imagedata.options import (
     short_side_for,
 )
 from headstart.imagedata.pool import FeaturePool
+from headstart.imagedata.sharing import ComputeOptions, compute_shared
 from headstart.models import FeatureCache, TensorSource, materialise
 from headstart.ordering import Balance, Ordering
+from headstart.processes import current
 from headstart.resident import ResidentSource, fits, upload
-from headstart.types import BatchSource, Pixels, Prepare, Size, Task, parse_size
+from headstart.types import BatchSource, Pixels, Prepare, Size, Task, World, parse_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -398,23 +400,27 @@ class ImageData:
         prepare: Prepare | None = None,
         limit: int | None = None,
         resident: torch.device | str | None = None,
+        world: World = World(),
     ) -> BatchSource:
         """Return the batches of a split: uint8 pictures of `image_size`, class numbers, row numbers.
 
         `augment` draws anew for each epoch; `shuffle` gives them in the order of training, rare classes
         repeated where `balance` says so; `prepare` replaces the evaluation view by another; `limit`
         takes that many rows, spread evenly over the split. `resident`: a device in whose memory the decoded
-        pictures are kept, and where they are augmented; a CUDA device only where they fit.
+        pictures are kept, and where they are augmented; a CUDA device only where they fit. `world`: give
+        this process its share of each batch.
         """
         rows = self.rows(split, limit)
         chosen: Prepare = prepare or self.evaluation
         if augment:
             chosen = training = self.training_view
             if resident is not None and (kept := self._resident_pixels(rows, resident)) is not None:
-                return self._resident_source(*kept, training, shuffle=shuffle)
-        return self._loader(rows, chosen, self.training_order if shuffle else Ordering())
+                return self._resident_source(*kept, training, shuffle=shuffle, world=world)
+        return self._loader(rows, chosen, self.training_order if shuffle else Ordering(), world)
 
-    def _loader(self, rows: NDArray[np.int64], prepare: Prepare, ordering: Ordering) -> Loader:
+    def _loader(
+        self, rows: NDArray[np.int64], prepare: Prepare, ordering: Ordering, world: World = World()
+    ) -> Loader:
         return Loader(
             self.cache,
             rows,
@@ -423,6 +429,7 @@ class ImageData:
             ordering=ordering,
             seed=self.seed,
             threads=self.threads,
+            world=world,
         )
 
     def _resident_pixels(
@@ -446,7 +453,13 @@ class ImageData:
         return self._resident[key]
 
     def _resident_source(
-        self, pixels: ResidentPixels, rows: NDArray[np.int64], prepare: TrainPrepare, *, shuffle: bool
+        self,
+        pixels: ResidentPixels,
+        rows: NDArray[np.int64],
+        prepare: TrainPrepare,
+        *,
+        shuffle: bool,
+        world: World,
     ) -> ResidentSource:
         kind = np.float32 if self.task is Task.MULTI_LABEL else np.int64
         return ResidentSource(
@@ -458,6 +471,7 @@ class ImageData:
             batch_size=self.batch_size,
             ordering=self.training_order if shuffle else Ordering(),
             seed=self.seed,
+            world=world,
         )
 
     def activations(
@@ -480,7 +494,8 @@ class ImageData:
         found. `epoch`: the augmented views of that epoch instead of the plain ones. `half`: as float16;
         `mapped`: in a file instead of in memory, where the pictures were audited (see
         `FeatureCache.compute`). While they are computed, `on_part` gets (features, targets, row numbers) of
-        the pictures that are done, a random part of all.
+        the pictures that are done, a random part of all. Several processes share the work, and each gets
+        the whole.
         """
         view, rows, hashes = prepare or self.evaluation, self.rows(split), self.content_keys(split)
         seen = view.key
@@ -497,19 +512,17 @@ class ImageData:
         known = None if pool is None else self._pooled(pool, name, rows, hashes, view, engine, on_progress)
         if known is None and key:
             known = store.load(key)
-        if known is None:
+        ranks = current()
+        if not ranks.table(known is not None).all():
             # Each picture once, whatever training repeats.
             mixed = Ordering(shuffle=on_part is not None)
-            known = store.compute(
-                self._loader(rows, view, mixed),
-                engine,
-                key=key,
-                epoch=epoch or 0,
-                half=half,
-                mapped=mapped,
-                on_progress=on_progress,
-                on_part=on_part,
-            )
+
+            def loaded(world: World) -> Loader:
+                return self._loader(rows, view, mixed, world)
+
+            options = ComputeOptions(key, epoch or 0, half, mapped)
+            known = compute_shared(ranks, store, loaded, engine, options, on_progress, on_part)
+        assert known is not None
         if len(known[2]) < len(rows):
             rows = known[2]  # some are lost
         elif pool is not None:

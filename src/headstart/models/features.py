@@ -106,8 +106,8 @@ class TensorSource:
     `features` (rows, …) in memory or mapped from a file, float32 or float16 (batches are float32);
     `targets` (rows,) or (rows, classes), `index` (rows,). `ordering`: which rows an epoch has, and whether
     it mixes them; `shuffle=True` is short for an ordering that does. The order is a pure function of
-    `seed` and the epoch; over the processes of `world` every row of it comes once. A last batch of one
-    row joins the batch before it.
+    `seed` and the epoch; over the processes of `world` every row of it comes once, each batch divided
+    among them. A last batch of one row joins the batch before it.
     """
 
     def __init__(
@@ -145,6 +145,18 @@ class TensorSource:
             shuffle=True,
             seed=self._seed,
             world=self._world,
+        )
+
+    def shared(self, world: World) -> TensorSource:
+        """Return a source of the same rows of which this process gets its share of each batch."""
+        return TensorSource(
+            self.features,
+            self.targets,
+            self.index,
+            batch_size=self._batch_size,
+            ordering=self._ordering,
+            seed=self._seed,
+            world=world,
         )
 
     @property

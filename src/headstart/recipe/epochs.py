@@ -10,6 +10,8 @@ from headstart.training.run import Row, Run
 class EpochRows(Callback):
     """Appends each epoch's row to the history of a run folder."""
 
+    first_only = True
+
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
 

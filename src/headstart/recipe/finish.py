@@ -27,6 +27,7 @@ from headstart.evaluation import (
     rows_to_picture,
     write_report,
 )
+from headstart.processes import current
 from headstart.recipe.result import Result, StepResult
 from headstart.recipe.verdict import gain_in_log_loss, pays
 from headstart.types import Task
@@ -63,36 +64,14 @@ def finish(steps: EightSteps) -> Result:
         "test": None if scored_test is None else _figures(scored_test, steps.metric),
     }
     policy = "flips" if averaged is not None else None
-    with steps.narrator.progress("writing the model and the report"):
-        learner.export(
-            steps.folder / "model",
-            temperature=calibration.temperature,
-            thresholds=valid.thresholds,
-            tta=averaged is not None,
-            members=steps.best.members,
-            metrics={
-                f"{split} {name}": value.to_dict()
-                for split, figures in final.items()
-                if figures
-                for name, value in figures.items()
-            },
-            replace=True,
-        )
-        table = steps.folder.save_predictions("predictions.csv", (valid, test))
-        if steps.first is not None:
-            parts = (steps.first.valid, steps.first.test)
-            steps.folder.save_predictions("probe_predictions.csv", parts)
-        steps.plan.to_yaml(steps.folder / "plan.yaml")
-        if steps.data.audit is not None:
-            steps.data.audit.write_quarantine(steps.folder / "quarantine.csv", steps.data.lost)
-        _save_pictures(steps, table)
-        summary = _summary(steps, final, calibration, policy, valid)
-        steps.folder.save_json("summary.json", summary)
-        write_report(steps.folder.path)
+    summary = _summary(steps, final, calibration, policy, valid)
+    if current().first:
+        with steps.narrator.progress("writing the model and the report"):
+            _write(steps, valid, test, summary, temperature=calibration.temperature, final=final)
     for line in steps.data.lost.lines() if steps.data.lost is not None else []:
         steps.narrator.say(line)
     return Result(
-        steps.folder.path,
+        steps.folder.shared,
         tuple(steps.steps),
         None if steps.first is None else steps.first.valid,
         valid,
@@ -100,6 +79,42 @@ def finish(steps: EightSteps) -> Result:
         summary,
         stop_signal=(learner.run.stop_signal or signal.SIGINT) if steps.stop_reason else None,
     )
+
+
+def _write(
+    steps: EightSteps,
+    valid: Predictions,
+    test: Predictions | None,
+    summary: dict[str, Any],
+    *,
+    temperature: float,
+    final: Mapping[str, Mapping[str, Interval] | None],
+) -> None:
+    """Write the bundle, the tables, the pictures and the report."""
+    steps.learner.export(
+        steps.folder / "model",
+        temperature=temperature,
+        thresholds=valid.thresholds,
+        tta=bool(summary["tta"] and summary["tta"]["kept"]),
+        members=steps.best.members,
+        metrics={
+            f"{split} {name}": value.to_dict()
+            for split, figures in final.items()
+            if figures
+            for name, value in figures.items()
+        },
+        replace=True,
+    )
+    table = steps.folder.save_predictions("predictions.csv", (valid, test))
+    if steps.first is not None:
+        parts = (steps.first.valid, steps.first.test)
+        steps.folder.save_predictions("probe_predictions.csv", parts)
+    steps.plan.to_yaml(steps.folder / "plan.yaml")
+    if steps.data.audit is not None:
+        steps.data.audit.write_quarantine(steps.folder / "quarantine.csv", steps.data.lost)
+    _save_pictures(steps, table)
+    steps.folder.save_json("summary.json", summary)
+    write_report(steps.folder.path)
 
 
 def _figures(predictions: Predictions, asked: str) -> dict[str, Interval]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,8 @@ class RunFolder:
     Raises `OutputError` when it exists and has something in it, unless `replace` is set, or when it
     cannot be made. With `replace` only what an earlier run wrote is removed. A folder that is no run
     and has a `model` or `pictures` of its own is refused all the same: they may be somebody's pictures.
-    `goes_on`: the folder of a run that was begun before.
+    `goes_on`: the folder of a run that was begun before. `shared` is where the files of the run are, which
+    for all but one of several processes is elsewhere (see `folder_apart`).
     """
 
     WRITTEN = (
@@ -51,7 +54,7 @@ class RunFolder:
     FOLDERS = ("model", "pictures", "progress", "snapshots", "folds", "tensorboard", "wandb", "mlflow")
 
     def __init__(self, path: Path, *, replace: bool = False, goes_on: bool = False) -> None:
-        self.path = path
+        self.path = self.shared = path
         self.goes_on = goes_on
         self._replace = replace
         self._lines: list[str] = []
@@ -193,6 +196,15 @@ class RunFolder:
     def save_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write JSON atomically; numbers that JSON has no word for become null."""
         write_json(self.path / name, plain(content))
+
+
+def folder_apart(shared: Path, *, goes_on: bool = False) -> RunFolder:
+    """Return a folder of its own for a process whose run another one writes to `shared`; it goes with it."""
+    own = Path(tempfile.mkdtemp(prefix="headstart-rank-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    folder = RunFolder(own, goes_on=goes_on)
+    folder.shared = shared
+    return folder
 
 
 def is_run(path: Path) -> bool:

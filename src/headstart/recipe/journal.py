@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart import environment
 from headstart.errors import ConfigError, InputMissingError
+from headstart.processes import current
 from headstart.recipe.body import Body
 from headstart.recipe.changes import Changes, compare, compare_settings, data_key, settings_of, table_of
 from headstart.recipe.folder import plain
@@ -213,10 +214,14 @@ class Journal:
 
     def sweep(self) -> None:
         """Remove what a process that was killed left half written."""
+        if not current().first:
+            return
         for folder in (self.path, self.path / "progress", self.checkpoints):
             remove_leftovers(folder)
 
     def end(self) -> None:
         """Write down that the run is complete; its checkpoints are not needed any more."""
+        if not current().first:
+            return
         write_json(self.path / NAME, {**self.said, "complete": True})
         shutil.rmtree(self.path / "progress", ignore_errors=True)

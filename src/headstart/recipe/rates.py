@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from headstart.processes import current
 from headstart.recipe.clock import spoken
 from headstart.recipe.forecast import measure_step
 from headstart.recipe.result import StepResult
@@ -34,7 +35,7 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""
     if steps.clock.budget is None:
         return phase
-    if steps.clock.left(LEAST_RESERVE) <= 0:
+    if current().of_first(steps.clock.left(LEAST_RESERVE)) <= 0:
         steps.narrator.say(f"  no time is left for {phase.name}: skipped")
         return None
     learner = steps.learner.precompute() if phase.precompute else steps.learner
@@ -45,7 +46,7 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
     views = 1 + len(steps.data.views) + (3 if phase.frozen_to == 0 else 0)  # points on the way there
     reserve = LEAST_RESERVE + epoch * seen * views / (3 * len(steps.data.rows("train")))
     steps.reserve = reserve
-    left = steps.clock.left(reserve)
+    left = current().of_first(steps.clock.left(reserve))
     steps.narrator.say(
         f"  {phase.name}: {phase.epochs} × {spoken(epoch)} ({cost}), {spoken(max(0.0, left))} left"
     )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.errors import ConfigError, DataError, UsageError
 from headstart.imagedata import ImageData
+from headstart.processes import current
 from headstart.recipe.body import Body
 from headstart.recipe.changes import Changes
 from headstart.recipe.clock import Clock, parse_duration
-from headstart.recipe.folder import RunFolder, next_free
+from headstart.recipe.folder import RunFolder, folder_apart, next_free
 from headstart.recipe.folds import FoldOptions, goes_on, train_folds
 from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator, TerminalNarrator
@@ -55,9 +56,10 @@ def train(
     `callbacks` watch every phase, such as `TensorBoardLogger`.
     `saving` says how often checkpoints are written, from which `resume` goes on.
     The run is written to `out` (default: runs/<name>). Everything is told on stderr unless another
-    `narrator` is given. Raises children of `HeadstartError`.
+    `narrator` is given. Of several processes (`processes.joined`) each calls it, all return the same result,
+    and rank 0 writes and tells. Raises children of `HeadstartError`.
     """
-    told = TerminalNarrator() if narrator is None else narrator
+    told = _told(narrator)
     origin = Origin()
     source = data.samples.root if isinstance(data, ImageData) else Path(data)
     folder = prepare_folder(None if out is None else Path(out), source, force=force, folds=folds)
@@ -88,12 +90,20 @@ def train(
     )
 
 
+def _told(narrator: Narrator | None) -> Narrator:
+    """Return who tells the run: of several processes rank 0 alone."""
+    if not current().first:
+        return Narrator()
+    return TerminalNarrator() if narrator is None else narrator
+
+
 def read_folder(options: Mapping[str, Any], narrator: Narrator) -> ImageData:
     """Read the folder of a run that was begun with one; `options` as its `Origin` has them."""
     given = dict(options)
     if given["largest_size"] is not None:
         given["largest_size"] = tuple(given["largest_size"])
-    with narrator.progress("looking at every picture") as on_progress:
+    # What rank 0 has found out about a picture, the others need not.
+    with current().first_before_others(), narrator.progress("looking at every picture") as on_progress:
         return ImageData.from_folder(given.pop("path"), **given, on_progress=on_progress)
 
 
@@ -117,7 +127,7 @@ def resume(
     Raises `InputMissingError` where no run was begun, `ConfigError` where its checkpoints or weights are
     not as they were, `OutputError` where another process works on it.
     """
-    told = TerminalNarrator() if narrator is None else narrator
+    told = _told(narrator)
     journal = Journal.read(Path(path))
     if journal.complete:
         journal.sweep()
@@ -159,7 +169,9 @@ def go_on(
         data,
         journal.plan,
         journal.body,
-        RunFolder(journal.path, goes_on=True),
+        RunFolder(journal.path, goes_on=True)
+        if current().first
+        else folder_apart(journal.path, goes_on=True),
         narrator,
         clock=Clock(journal.said["budget"], spent),
         rate_ratio=journal.said["rate_ratio"],
@@ -219,8 +231,20 @@ def prepare_folder(
 ) -> RunFolder:
     """Make the run folder: `out`, or runs/<name of the source> with a number where that is taken.
 
-    An unfinished fold ensemble in `out` is gone on with where `folds` are asked for.
+    An unfinished fold ensemble in `out` is gone on with where `folds` are asked for. Of several processes
+    rank 0 makes it, and the others get folders of their own that nobody sees.
     """
+    ranks = current()
+    if folds is not None and not ranks.alone:
+        raise UsageError(
+            "the folds of an ensemble are trained in one process", "leave torchrun or --folds out"
+        )
+    made = _make_folder(out, source, force=force, folds=folds) if ranks.first else None
+    path = ranks.said("" if made is None else str(made.path))[0]
+    return folder_apart(Path(path)) if made is None else made
+
+
+def _make_folder(out: Path | None, source: Path, *, force: bool, folds: int | None) -> RunFolder:
     if out is not None and folds is not None and not force and goes_on(out):
         return RunFolder(out, goes_on=True)
     if out is not None:

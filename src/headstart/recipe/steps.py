@@ -30,6 +30,7 @@ from headstart.evaluation import (
     too_few_rows,
 )
 from headstart.imagedata import ImageData
+from headstart.processes import current
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import finish
@@ -131,7 +132,9 @@ class EightSteps:
                         break
                     self._phase_done()
             except KeyboardInterrupt as error:
-                if isinstance(error, Terminated) or self.learner.run.stop_reason == AT_ONCE:
+                at_once = self.learner.run.stop_reason == AT_ONCE
+                # Where several processes are, each may be somewhere else now.
+                if isinstance(error, Terminated) or at_once or not current().alone:
                     raise
                 # Between the epochs of two phases: what was kept so far is whole.
                 self.stop_reason = "interrupted"
@@ -141,6 +144,7 @@ class EightSteps:
             self.folder.settle()
             if not self.stop_reason:
                 self.journal.end()
+            current().wait()
             return result
 
     def _begin(self, journal: Journal | None, changed: bool) -> None:
@@ -215,7 +219,8 @@ class EightSteps:
         reason = "Small changes that leave the label true make few pictures go further."
         self.narrator.step(1, "Data with augmentation", reason)
         started = time.monotonic()
-        self.folder.save_figure("augmentation.jpg", self.data.show_batch(12))
+        if current().first:
+            self.folder.save_figure("augmentation.jpg", self.data.show_batch(12))
         warnings = self._flip_warnings()
         for line in warnings:
             self.narrator.say(f"  ! {line}")
@@ -313,7 +318,7 @@ class EightSteps:
         callbacks: list[Callback] = [keep, EpochRows(self.folder), self.writer]
         self._snapshots = None
         if self.plan.settings.snapshots != "none" and phase.frozen_to == 0:
-            self._snapshots = Snapshots(self.folder / "snapshots")
+            self._snapshots = Snapshots(self.folder.shared / "snapshots")
             callbacks.append(self._snapshots)
         if self.clock.budget is not None:
             # The forecast cut the phase to the budget; the deadline keeps it where the forecast was wrong.
@@ -324,7 +329,7 @@ class EightSteps:
         except (NonFiniteError, DivergedError) as error:
             self._doubt(f"{error.message}: {error.hint}")
         if run.stop_signal == signal.SIGTERM:
-            raise stopped_by(signal.SIGTERM, self.folder.path)
+            raise stopped_by(signal.SIGTERM, self.folder.shared)
         keep.restore(run)
         if run.stop_reason == "interrupted":
             self.stop_reason = "interrupted"

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,12 @@ class Callback:
     `run` is the run under way: `run.span` says how far it has come, and writing a reason into
     `run.stop_reason` ends training after the step. What a callback must remember to go on after a
     restart, it gives from `state` and takes back in `restore_state`.
+
+    Of several processes each calls its callbacks: a batch and its loss are then its own share, gradients,
+    weights and metrics those of all. One that writes or prints sets `first_only`: rank 0 alone calls it.
     """
+
+    first_only: ClassVar[bool] = False
 
     def before_fit(self, run: Run) -> None:
         """Training begins, or goes on after a restart."""
@@ -190,6 +195,8 @@ class HistoryWriter(Callback):
 
     `extra` is added to every row. A failing disk raises `StorageError`, a refusal `OutputError`.
     """
+
+    first_only = True
 
     def __init__(self, path: Path, extra: Mapping[str, Any] | None = None) -> None:
         self.path = path

@@ -41,6 +41,8 @@ class Checkpointer(Callback):
     (or `OutputError`, where writing is refused).
     """
 
+    first_only = True
+
     def __init__(
         self,
         folder: str | Path,
@@ -105,11 +107,13 @@ class Checkpointer(Callback):
             self.save(run)
 
     def save(self, run: Run, *, best: bool = False) -> Path | None:
-        """Write a checkpoint now; return its folder, or None where that failed.
+        """Write a checkpoint now; return its folder, or None where that failed or another rank writes it.
 
         `best`: the best one until now need not be kept. Raises `StorageError` or `OutputError` at the
         third failure in a row.
         """
+        if not run.ranks.first:
+            return None
         started = time.monotonic()
         plain, tensors = ({}, {}) if self.extra is None else self.extra()
         known_best = {"name": self._best_name, "value": self._best} if self._best_name else None

@@ -33,7 +33,7 @@ def pays(run: Run, source: BatchSource, forward: nn.Module, loss: Loss, *, steps
 
     Costs a few steps, and in a phase that is long enough the compiling itself.
     """
-    eager = seconds_per_step(run, source, forward=forward, loss=loss)
+    eager = run.ranks.of_first(seconds_per_step(run, source, forward=forward, loss=loss))
     if steps * eager < WORTH_TRYING_SECONDS:
         return False
     return seconds_per_step(run, source, forward=compiled(forward), loss=loss) < FASTER * eager
@@ -69,6 +69,6 @@ def compiled_if_it_pays(
             asked == "auto"
             and whole
             and can_pay(run.device)
-            and pays(run, source, forward, loss, steps=steps)
+            and bool(run.ranks.of_first(pays(run, source, forward, loss, steps=steps)))
         )
     return compiled(forward) if decided[key] else forward

@@ -118,7 +118,7 @@ def lr_find(
     losses: list[float] = []
     smoother = _Smoother(smoothing_for(iterations))
     with rehearsing(run, loss, forward=forward, rates=rates) as rehearsal:
-        for step, batch in zip(range(iterations), endless(source, run.epoch), strict=False):
+        for step, batch in zip(range(iterations), endless(source, run.epoch, run.ranks), strict=False):
             tried.append(start * (end / start) ** (step / iterations))
             losses.append(rehearsal.gradient(batch, step, tried[-1]))
             if not math.isfinite(losses[-1]):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headstart.errors import DataError, UsageError
+from headstart.errors import DataError, LostRankError, UsageError
 from headstart.faults import in_parts
 from headstart.inference import to_device
 from headstart.training.losses import Loss
@@ -45,6 +45,15 @@ class Statistics:
     def __len__(self) -> int:
         return len(self._buffers)
 
+    def weighed(self, share: float) -> list[Tensor]:
+        """Return them weighed by this rank's share of a batch, to be added up over all ranks."""
+        return [(b if b.is_floating_point() else b.float()) * share for b in self._buffers]
+
+    def take(self, averages: Sequence[Tensor]) -> None:
+        """Take what `weighed` gave, added up, in their place; counts are whole numbers again."""
+        for buffer, average in zip(self._buffers, averages, strict=True):
+            buffer.copy_(average if buffer.is_floating_point() else average.round())
+
     def remember(self, step: int) -> None:
         """Keep them as they are before step `step`."""
         if self._buffers:
@@ -70,6 +79,11 @@ class Gradients:
 
     In float16 the loss is scaled so that small gradients survive; where the scaled ones overflow, the
     scale is halved and the same batch is worked on again.
+
+    Of several ranks each has its share of the batch, which may be empty: gradients and losses are added up
+    over all of them, weighed by how many samples (or what weight) each share has, once for a step. Where
+    memory runs out on one, all take the smaller parts from the next step on. On a CPU a batch norm in
+    training mode normalises each share by its own statistics, and the running ones are averaged.
     """
 
     def __init__(self, run: Run, forward: nn.Module, loss: Loss, statistics: Statistics) -> None:
@@ -78,6 +92,8 @@ class Gradients:
         self._device = torch.device(run.device)
         self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self._trained = sum(p.numel() for p in self._parameters)
+        self._ranks = run.ranks
+        self._in_use: list[bool] = []
 
     def __call__(self, batch: Batch, step: int, on_loss: OnLoss | None = None) -> Tensor:
         """Return the mean loss of the batch, a scalar without gradients; the gradients start from none.
@@ -87,19 +103,77 @@ class Gradients:
         """
         if self._run.precision == "float16":
             return self._in_float16(batch, step, on_loss)
-        return self._whole(batch, step, on_loss, 1.0)
+        return self._of_all_ranks(batch, step, on_loss, 1.0)
 
     def loss_of(self, batch: Batch, step: int) -> Tensor:
         """Return the mean loss of the batch, in the same parts, and leave the gradients alone."""
         with torch.no_grad():
-            return self._whole(batch, step, None, 1.0)
+            return self._of_all_ranks(batch, step, None, 1.0)
 
     def tell_of_parts(self) -> None:
-        """Say, once in a run, what asking for parts means for batch norms that collect statistics."""
+        """Say, once in a run, what parts and shares mean for batch norms that collect statistics."""
         size, notices = self._run.micro_batch, self._run.adjustments.notices
-        notice = f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
-        if size is not None and len(self._statistics) and notice not in notices:
-            notices.append(notice)
+        said = []
+        if size is not None:
+            said.append(
+                f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
+            )
+        if not self._ranks.alone:
+            said.append(
+                f"batch norm takes the statistics of each share, averaged over {self._ranks.count} ranks"
+            )
+        notices += [notice for notice in said if len(self._statistics) and notice not in notices]
+
+    def _of_all_ranks(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
+        if self._ranks.alone:
+            return self._whole(batch, step, on_loss, scale)
+        share = self._share_of(batch)
+        if share:
+            loss = self._whole(batch, step, on_loss, scale * share) * share
+        else:
+            loss = torch.zeros((), device=self._device)
+        moves = torch.is_grad_enabled()
+        try:
+            gradients = self._gradients() if moves else []
+            averages = self._statistics.weighed(share) if moves else []
+            self._ranks.add_up([loss, *gradients, *averages])
+        except LostRankError:
+            self._statistics.put_back(step)
+            raise
+        if moves:
+            self._statistics.take(averages)
+        return loss
+
+    def _share_of(self, batch: Batch) -> float:
+        """Return what part of the loss of all ranks that of this batch is; agree on what fits in memory."""
+        fits, key = self._run.adjustments.fits, self._key(batch)
+        weight = float(len(batch)) if batch.weight is None else _weight_of(batch)
+        weights, sizes = self._ranks.table(weight, fits.get(key, math.inf)).T
+        smallest = float(sizes.min())
+        if smallest < fits.get(key, math.inf):
+            fits[key] = int(smallest)
+            self._tell(fits[key], len(batch))
+        total = float(weights.sum())
+        if total == 0:
+            raise DataError("every sample of a batch has the weight 0", "give at least one of them a weight")
+        return weight / total
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients, those of an empty share included, of what the loss depends on."""
+        if not self._in_use:
+            has = [float(parameter.grad is not None) for parameter in self._parameters]
+            self._in_use = [bool(column.any()) for column in self._ranks.table(*has).T]
+        found = []
+        for parameter, used in zip(self._parameters, self._in_use, strict=True):
+            if used:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                found.append(parameter.grad)
+        return found
+
+    def _key(self, batch: Batch) -> str:
+        shape = "x".join(str(side) for side in batch.inputs.shape[1:])
+        return f"training {self._trained} of {shape}"
 
     def _whole(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
         def work(parts: list[Batch]) -> Tensor:
@@ -109,13 +183,12 @@ class Gradients:
             self._start_again(step)
             self._tell(size, len(batch))
 
-        shape = "x".join(str(side) for side in batch.inputs.shape[1:])
         return in_parts(
             work,
             batch,
             self._device,
             fits=self._run.adjustments.fits,
-            key=f"training {self._trained} of {shape}",
+            key=self._key(batch),
             most=self._run.micro_batch,
             before_retry=before_retry,
         )
@@ -141,7 +214,7 @@ class Gradients:
         assert self._run.optimizer is not None
         self._run.optimizer.zero_grad()
         self._statistics.put_back(step)
-        seed_step(self._device, self._run.seed, step)
+        seed_step(self._device, self._run.seed, step, self._ranks.rank)
 
     def _tell(self, size: int, whole: int) -> None:
         normed = "; batch norm takes the statistics of each part" if len(self._statistics) else ""
@@ -153,7 +226,7 @@ class Gradients:
     def _in_float16(self, batch: Batch, step: int, on_loss: OnLoss | None) -> Tensor:
         adjustments = self._run.adjustments
         for attempt in range(_MOST_OVERFLOWS + 1):
-            loss = self._whole(batch, step, on_loss, adjustments.loss_scale)
+            loss = self._of_all_ranks(batch, step, on_loss, adjustments.loss_scale)
             gradients = [p.grad for p in self._parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1 / adjustments.loss_scale)
             norm = torch.nn.utils.get_total_norm(gradients)
@@ -229,9 +302,13 @@ def _shares(parts: Sequence[Batch]) -> list[float]:
     if parts[0].weight is None:
         counts = [float(len(part)) for part in parts]
     else:
-        counts = [float(torch.as_tensor(part.weight).double().sum()) for part in parts]
+        counts = [_weight_of(part) for part in parts]
     total = sum(counts) or 1.0
     return [count / total for count in counts]
+
+
+def _weight_of(batch: Batch) -> float:
+    return float(torch.as_tensor(batch.weight).double().sum())
 
 
 @contextlib.contextmanager

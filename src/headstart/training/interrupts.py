@@ -120,6 +120,11 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def heard(self, number: int) -> None:
+        """Take note of a signal that another rank received: this one stops at the same step."""
+        self.count = max(self.count, 1)
+        self.received = self.received or number
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         self.received = self.received or number

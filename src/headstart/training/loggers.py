@@ -36,6 +36,8 @@ _LABELS = ("step", "name", "epoch", "time", "seconds")
 class CSVLogger(Callback):
     """Writes the epochs so far as CSV, anew and whole after each epoch: one column a figure, one a rate."""
 
+    first_only = True
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -79,6 +81,8 @@ class BoardLogger(Callback):
     It is opened when training begins, stays open over the phases of a run, and is closed by `close` or as
     a context manager.
     """
+
+    first_only = True
 
     def __init__(self, every: int = EVERY_STEPS) -> None:
         if every < 1:

@@ -25,6 +25,7 @@ What `fit` does, and when it calls the callbacks:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.environment import process_seconds
-from headstart.errors import DataError, DeviceLostError, OutOfMemoryError, UsageError
+from headstart.errors import DataError, DeviceLostError, LostRankError, OutOfMemoryError, UsageError
 from headstart.faults import is_device_failure, is_out_of_memory
 from headstart.training.callbacks import Callback
 from headstart.training.checkpointer import in_order
@@ -80,8 +81,12 @@ def fit(
     `interrupted`. A loss or gradient that is not finite raises `NonFiniteError` and leaves the last
     finite weights, unless a `Rollback` is among the callbacks. Where memory runs out, batches are worked
     on in parts (see `Gradients`). Raises `OutOfMemoryError` where that does not help, and
-    `DeviceLostError` when the device fails. Dropout is seeded by (seed, step); torch's random state is
-    left as it was.
+    `DeviceLostError` when the device fails. Dropout is seeded by (seed, step, rank); torch's random state
+    is left as it was.
+
+    Of several processes (`run.ranks`) each calls it with a source that gives its share of each batch. They
+    begin with the weights of rank 0, take every step together, and stop at the same one, whichever of them
+    was asked to. Raises `LostRankError` where one has ended; the run is then as after its last whole step.
     """
     fitting = _Fit(run, source, rates, loss, forward or run.model, validate, callbacks, gradient_clip)
     fitting.begin(Span(name, step, epochs, len(source), schedule), resume=resume)
@@ -119,7 +124,8 @@ class _Fit:
         self.loss = loss
         self.forward = forward
         self.validate = validate
-        self.callbacks = in_order(callbacks)
+        self.ranks = run.ranks
+        self.callbacks = in_order([each for each in callbacks if self.ranks.first or not each.first_only])
         self.gradient_clip = gradient_clip
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -152,6 +158,7 @@ class _Fit:
         self.guard = Guard(run, self.forward)
         self.gradients = Gradients(run, self.forward, self.loss, self.guard.statistics)
         self.gradients.tell_of_parts()
+        self.ranks.take_from_first([*run.model.parameters(), *run.model.buffers()])
         with own_randomness(self.device), self.interrupts, self.guard.watching():
             try:
                 self._each(lambda callback: callback.before_fit(run))
@@ -163,6 +170,10 @@ class _Fit:
                     raise
                 self.span.record(self.guard.flush())
                 run.stop_reason = "interrupted"
+            except LostRankError:
+                self.span.record(self.guard.flush())
+                run.stop_reason = "interrupted"
+                raise
             except RuntimeError as error:
                 if not is_device_failure(error):
                     raise
@@ -197,21 +208,43 @@ class _Fit:
         batches = self.source.epoch(run.epoch, start=span.batches_done)
         try:
             while span.batches_done < span.batches:
-                with self.interrupts.allowed():
+                with self._interruptible():
                     batch = self._next(batches)
-                if not len(batch):
+                samples = self._agree(len(batch))
+                if run.stop_reason and not self.ranks.alone:
+                    break
+                if not samples:
                     span.batches_done += 1
                     continue
-                self.train_step(batch)
-                if run.stop_reason:
+                self.train_step(batch, samples)
+                if run.stop_reason and self.ranks.alone:
                     break
         finally:
             if isinstance(batches, Generator):
                 batches.close()
+        self._agree()
         span.record(self.guard.flush())
         if span.batches_done == span.batches and not span.sizes:
             raise DataError("there is nothing to train on: every batch of the epoch was empty")
         return span.batches_done == span.batches
+
+    def _agree(self, samples: int = 0) -> int:
+        """Return the samples of all ranks together; what stops one of them stops all, here."""
+        if self.ranks.alone:
+            return samples
+        asked = float(bool(self.run.stop_reason))
+        said = self.ranks.table(samples, self.interrupts.received or 0, asked)
+        signal = int(said[:, 1].max())
+        if signal:
+            self.interrupts.heard(signal)
+            raise KeyboardInterrupt
+        if said[:, 2].any():
+            self.run.stop_reason = next(filter(None, self.ranks.said(self.run.stop_reason)))
+        return int(said[:, 0].sum())
+
+    def _interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """Let a signal end what takes long; of several ranks none may leave it alone."""
+        return self.interrupts.allowed() if self.ranks.alone else contextlib.nullcontext()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         try:
@@ -229,13 +262,14 @@ class _Fit:
             raise DataError(f"the source ended after {span.batches_done} of {span.batches} batches")
         return batch
 
-    def train_step(self, batch: Batch) -> None:
+    def train_step(self, batch: Batch, samples: int) -> None:
+        """Train on a batch, of which all ranks together have `samples`."""
         run, span = self.run, self.span
-        for callback in self.callbacks:
+        for callback in self.callbacks if len(batch) else ():
             batch = callback.before_batch(run, batch)
         factor = span.schedule.factor(span.done, span.total) * run.adjustments.rate_factor
         set_rates(self.optimizer, self.rates, factor, span.schedule.momentum(span.done, span.total))
-        seed_step(self.device, run.seed, run.step)
+        seed_step(self.device, run.seed, run.step, self.ranks.rank)
         self.guard.remember()
 
         loss = self.gradients(batch, run.step, self._after_loss)
@@ -247,7 +281,7 @@ class _Fit:
 
         run.step += 1
         span.batches_done += 1
-        span.sizes.append(len(batch))
+        span.sizes.append(len(batch) if self.ranks.alone else samples)
         span.rates.append(rate)
         span.record(known)
         for callback in self.callbacks:
@@ -275,13 +309,14 @@ class _Fit:
         metrics: dict[str, float] = {}
         if self.validate is not None:
             self._each(lambda callback: callback.before_validate(run))
-            with self.interrupts.allowed():
+            with self._interruptible():
                 metrics.update(self.validate())
             self._each(lambda callback: callback.after_validate(run, metrics))
         run.history.append(self._row(metrics))
         span.close_epoch()
         run.epoch += 1
         self._each(lambda callback: callback.after_epoch(run, run.history[-1]))
+        self._agree()
 
     def _row(self, metrics: Mapping[str, float]) -> Row:
         span = self.span

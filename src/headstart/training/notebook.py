@@ -70,6 +70,8 @@ class NotebookTable(Callback):
     returns what can replace it; IPython's own unless given.
     """
 
+    first_only = True
+
     def __init__(
         self, metric: str | None = "accuracy", show: Callable[[object], Handle] | None = None
     ) -> None:

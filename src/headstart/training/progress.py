@@ -27,6 +27,8 @@ class ProgressTable(Callback):
     unless a `console` is given. A best validation loss so far is marked.
     """
 
+    first_only = True
+
     def __init__(self, metric: str | None = "accuracy", console: Console | None = None) -> None:
         if console is None:
             from rich.console import Console

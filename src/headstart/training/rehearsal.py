@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from headstart.errors import DataError, UsageError
+from headstart.processes import Ranks
 from headstart.training.gradients import Gradients, Statistics
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
@@ -59,7 +60,7 @@ class Rehearsal:
     def _begun(self, number: int) -> int:
         """Let step `number` begin as it will in the run, and return the run's number of it."""
         step = self._run.step + number
-        seed_step(torch.device(self._run.device), self._run.seed, step)
+        seed_step(torch.device(self._run.device), self._run.seed, step, self._run.ranks.rank)
         self._statistics.remember(step)
         return step
 
@@ -86,14 +87,17 @@ def rehearsing(
         yield Rehearsal(run, network, loss, proportions)
 
 
-def endless(source: BatchSource, epoch: int) -> Iterator[Batch]:
-    """Yield the batches of `epoch` and of those after it; raises `DataError` where there are none."""
+def endless(source: BatchSource, epoch: int, ranks: Ranks) -> Iterator[Batch]:
+    """Yield the batches of `epoch` and of those after it; raises `DataError` where there are none.
+
+    Batches that are empty on all `ranks` are left out.
+    """
     if len(source) == 0:
         raise DataError("there is nothing to train on: the source gives no batches")
     while True:
         empty = True
         for batch in source.epoch(epoch):
-            if len(batch):
+            if ranks.table(len(batch)).any():
                 empty = False
                 yield batch
         if empty:

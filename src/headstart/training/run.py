@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from headstart.errors import ConfigError, InputMissingError, UsageError
+from headstart.processes import Ranks, current
 from headstart.training.adjustments import Adjustments
 from headstart.training.precision import resolve_precision
 from headstart.training.schedules import Schedule
@@ -194,7 +195,7 @@ class Run:
     `non-finite loss`, `diverged`, `device lost`, or what a callback wrote there, which is how a callback
     stops training. `average` holds what stood in for the weights in the last validation, where an average
     did, until the next epoch begins. `micro_batch`: how many samples are worked on at once at most, None
-    for whole batches.
+    for whole batches. `ranks`: the processes that train this model together.
     """
 
     model: nn.Module
@@ -211,6 +212,7 @@ class Run:
     average: Mapping[str, torch.Tensor] | None = None
     micro_batch: int | None = None
     adjustments: Adjustments = field(default_factory=Adjustments)
+    ranks: Ranks = field(default_factory=current)
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return the seed (63 bits) of step `step` of a run: a pure function of both numbers."""
-    digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed (63 bits) of step `step` of a run on a rank: a pure function of the three numbers."""
+    words = f"{seed}:{step}:{rank}" if rank else f"{seed}:{step}"
+    digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
@@ -39,9 +40,12 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
     return torch.xpu.device(device) if device.type == "xpu" else nullcontext()
 
 
-def seed_step(device: torch.device, seed: int, step: int) -> None:
-    """Seed torch's generators, on the CPU and on `device`, for one step of a run."""
-    value = step_seed(seed, step)
+def seed_step(device: torch.device, seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's generators, on the CPU and on `device`, for one step of a run.
+
+    Each rank draws on its own: with dropout, several processes do not equal one, nor micro-batches a batch.
+    """
+    value = step_seed(seed, step, rank)
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.manual_seed(value)

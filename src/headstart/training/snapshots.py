@@ -43,7 +43,8 @@ class Snapshots(Callback):
         name = f"step-{run.step:09d}.safetensors"
         judged = run.average or {}
         state: dict[str, Tensor] = run.model.state_dict()
-        save_tensors(self.folder / name, {key: judged.get(key, tensor) for key, tensor in state.items()})
+        if run.ranks.first:
+            save_tensors(self.folder / name, {key: judged.get(key, tensor) for key, tensor in state.items()})
         self.names.append(name)
 
     def load(self) -> list[dict[str, Tensor]]:

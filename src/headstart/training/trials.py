@@ -124,7 +124,7 @@ def try_rates(
         )
     tried: list[Trial] = []
     with rehearsing(run, loss, forward=forward, rates=rates) as rehearsal:
-        batches = list(islice(endless(source, run.epoch), steps))
+        batches = list(islice(endless(source, run.epoch, run.ranks), steps))
         base = rehearsal.losses(batches)
         for rate in sorted(set(candidates), reverse=True):
             with rehearsal.undone():
@@ -132,6 +132,7 @@ def try_rates(
             if _lower_is_no_better(tried, _allowed(float(np.mean(base)))):
                 break
     pictures = sum(len(batch) for trial in tried for batch in batches[: trial.steps])
+    pictures = int(run.ranks.table(pictures).sum())
     return choose(float(np.mean(base)), sorted(tried, key=lambda trial: trial.rate), pictures)
 
 
