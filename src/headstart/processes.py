@@ -35,6 +35,7 @@ Kind = TypeVar("Kind", bound=np.generic)
 # How long one may wait for another: rank 0 may look at a million pictures meanwhile. A rank that ends is
 # noticed at once, whatever this is, since its connections close with it.
 PATIENCE = timedelta(hours=6)
+MEETING = timedelta(minutes=5)
 # A rank that ends for an error of its own is still there for a moment after its connections have closed.
 _ENDING_SECONDS = 3.0
 _DIMENSIONS = 6
@@ -227,24 +228,17 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         yield current()
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
+    if environment.get("MASTER_PORT") == "0":
+        missing.append("MASTER_PORT")  # where each would choose a port of its own
     if missing:
         raise UsageError(
             f"WORLD_SIZE says {environment['WORLD_SIZE']} processes, and {', '.join(missing)} is not set",
-            "start them with torchrun --nproc-per-node=2 -m headstart train …",
+            "start them with torchrun --standalone --nproc-per-node=2 -m headstart train …",
         )
     import torch
 
     world = World(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
-    cuda = torch.cuda.is_available() and torch.distributed.is_nccl_available()
-    torch.distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
-        if "TORCHELASTIC_USE_AGENT_STORE" not in environment
-        else "env://",
-        rank=world.rank,
-        world_size=world.size,
-        timeout=PATIENCE,
-    )
+    _meet(world)
     ranks = _introduced(world)
     _joined.append(ranks)
     try:
@@ -259,6 +253,29 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Ranks]:
         torch.distributed.destroy_process_group()
     finally:
         _joined.remove(ranks)
+
+
+def _meet(world: World) -> None:
+    """Make torch's process group: on the CPU by gloo, between CUDA devices by NCCL."""
+    import torch
+    from torch.distributed.rendezvous import rendezvous
+
+    cuda = torch.cuda.is_available() and torch.distributed.is_nccl_available()
+    try:
+        store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=MEETING))
+        torch.distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=PATIENCE,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UsageError(
+            f"rank {world.rank} of {world.size} did not meet the others: {reason}",
+            "look at MASTER_ADDR and MASTER_PORT, or start them with torchrun --standalone",
+        ) from error
 
 
 def _introduced(world: World) -> Ranks:
