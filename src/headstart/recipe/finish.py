@@ -24,8 +24,6 @@ from headstart.evaluation import (
     fit_thresholds,
     interval,
     metric,
-    rows_to_picture,
-    write_report,
 )
 from headstart.recipe.result import Result, StepResult
 from headstart.recipe.verdict import gain_in_log_loss, pays
@@ -88,6 +86,9 @@ def finish(steps: EightSteps) -> Result:
         _save_pictures(steps, table)
         summary = _summary(steps, final, calibration, policy, valid)
         steps.folder.save_json("summary.json", summary)
+        # Not before: what makes the report takes 30 ms to import, which the first figure would wait for.
+        from headstart.evaluation import write_report
+
         write_report(steps.folder.path)
     for line in steps.data.lost.lines() if steps.data.lost is not None else []:
         steps.narrator.say(line)
@@ -187,6 +188,8 @@ def _choose_thresholds(steps: EightSteps, valid: Predictions, fair: Predictions)
 
 def _save_pictures(steps: EightSteps, table: Predictions) -> None:
     """Save thumbnails of the pictures that the report shows, named by their row of `table`."""
+    from headstart.evaluation import rows_to_picture
+
     for row in rows_to_picture(table):
         picture = steps.learner.data.cache.found(int(table.rows[row]))
         if picture is not None:
