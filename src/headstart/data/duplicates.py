@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.data.audit import Audit
+from headstart.data.auditing import Audit
 from headstart.data.fingerprints import near_groups
 from headstart.data.grouping import Groups, merge_groups, sets_of
 from headstart.data.quality import BLANK_CONTRAST

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from headstart.models.engine import AT_ONCE
 from headstart.types import Size
 
 # An ONNX file is one protobuf message, which holds at most 2 GiB.
@@ -46,7 +47,8 @@ def export_graph(part: nn.Module, size: Size) -> bytes:
     if weighs > MAX_GRAPH_BYTES:
         raise ValueError(f"{weighs} bytes of weights are more than an ONNX file holds")
     lower = _FromPixels(copy.deepcopy(part).cpu()).eval().requires_grad_(False)
-    example = torch.zeros(2, *size, 3, dtype=torch.uint8)
+    # More than the engine ever runs at a time: a graph that holds to the example's number fails at once.
+    example = torch.zeros(2 * AT_ONCE, *size, 3, dtype=torch.uint8)
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder, torch.no_grad(), _quiet():
         file = Path(folder) / "graph.onnx"
         torch.onnx.export(

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -140,6 +138,9 @@ def download_weights(arch: str, hub_id: str | None, file_name: str | None) -> Pa
 
 def _check_the_hub_has_an_address() -> None:
     """Raise `OSError` at once where there is no network; the client would try for 24 seconds."""
+    import urllib.parse
+    import urllib.request
+
     if urllib.request.getproxies() or os.environ.get("HF_HUB_OFFLINE"):
         return
     endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

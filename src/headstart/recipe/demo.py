@@ -101,7 +101,7 @@ def run_demo(
     for line in data.report_lines():
         narrator.say(line)
     plan = eight_steps(cycles=2, epochs=12, settings=Settings(seed=seed))
-    result = run_steps(data, plan, Body(ARCH, weights), folder, narrator, rate_ratio=1.0)
+    result = run_steps(data, plan, Body(ARCH, weights), folder, narrator, rate_ratio=2.0)
     probe = next(step for step in result.steps if step.number == 0)
     narrator.say(
         f"\nThe frozen network alone reached {probe.metrics['accuracy'].value:.1%} of the validation "

@@ -24,8 +24,6 @@ from headstart.evaluation import (
     fit_thresholds,
     interval,
     metric,
-    rows_to_picture,
-    write_report,
 )
 from headstart.processes import current
 from headstart.recipe.result import Result, StepResult
@@ -114,6 +112,9 @@ def _write(
         steps.data.audit.write_quarantine(steps.folder / "quarantine.csv", steps.data.lost)
     _save_pictures(steps, table)
     steps.folder.save_json("summary.json", summary)
+    # Not before: what makes the report takes 30 ms to import, which the first figure would wait for.
+    from headstart.evaluation import write_report
+
     write_report(steps.folder.path)
 
 
@@ -202,6 +203,8 @@ def _choose_thresholds(steps: EightSteps, valid: Predictions, fair: Predictions)
 
 def _save_pictures(steps: EightSteps, table: Predictions) -> None:
     """Save thumbnails of the pictures that the report shows, named by their row of `table`."""
+    from headstart.evaluation import rows_to_picture
+
     for row in rows_to_picture(table):
         picture = steps.learner.data.cache.found(int(table.rows[row]))
         if picture is not None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,69 @@ def test_how_pictures_are_batched_changes_no_bit(classifier: Classifier, pixels:
     engine = frozen_engine(classifier, size=SIZE)
     one_by_one = np.concatenate([engine(pixels[k : k + 1]) for k in range(len(pixels))])
     np.testing.assert_array_equal(engine(pixels), one_by_one)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_share_a_batch_by_twos_and_none_runs_a_picture_alone(
+    classifier: Classifier, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some bodies tell by their last bits whether a picture ran alone: threads must not decide on that.
+    ran: list[int] = []
+    run = OnnxEngine._run
+
+    def noted(engine: OnnxEngine, part: NDArray[np.uint8]) -> NDArray[np.float32]:
+        ran.append(len(part))
+        return run(engine, part)
+
+    made = frozen_engine(classifier, size=SIZE, prefer="onnxruntime", threads=threads)
+    assert isinstance(made, OnnxEngine)
+    monkeypatch.setattr(OnnxEngine, "_run", noted)
+    pixels = np.random.default_rng(1).integers(0, 256, (9, *SIZE, 3), np.uint8)
+    for count, parts in ((1, [1]), (2, [2]), (3, [3]), (8, [2, 2, 2, 2]), (9, [2, 2, 2, 3])):
+        ran.clear()
+        np.testing.assert_array_equal(made(pixels[:count]), run(made, pixels)[:count])
+        assert sorted(ran) == parts
+
+
+def test_the_threads_of_an_engine_run_side_by_side_and_what_goes_wrong_in_one_is_raised(
+    classifier: Classifier, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(3, timeout=60)
+    run = OnnxEngine._run
+
+    def waiting(engine: OnnxEngine, part: NDArray[np.uint8]) -> NDArray[np.float32]:
+        together.wait()
+        if threading.current_thread() is not threading.main_thread() and fails:
+            raise RuntimeError("no memory")
+        return run(engine, part)
+
+    made = frozen_engine(classifier, size=SIZE, prefer="onnxruntime", threads=3)
+    fails = False
+    monkeypatch.setattr(OnnxEngine, "_run", waiting)
+    assert made(pixels).shape == (7, *classifier.activation_shape())
+    fails = True
+    with pytest.raises(RuntimeError, match="no memory"):
+        made(pixels)
+
+
+class HoldsToItsExample(nn.Module):
+    """Exports well, and then takes only as many pictures as it was exported with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.conv(pictures)
+        # A number of Python's own: the exporter takes it for a constant.
+        return values + torch.zeros(len(pictures), 4, 1, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_a_graph_that_takes_one_number_of_pictures_is_not_used(threads: int) -> None:
+    made = create_classifier(HoldsToItsExample(), 2, image_size=32)
+    made.freeze()
+    assert isinstance(frozen_engine(made, size=SIZE, threads=threads), EagerEngine)
 
 
 @pytest.mark.parametrize("training", [True, False])

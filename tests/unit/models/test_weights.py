@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ def test_a_broken_network_is_a_storage_error(monkeypatch: pytest.MonkeyPatch, tm
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(weights.socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(weights.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
     with pytest.raises(StorageError, match="Name or service not known"):
         weights.download_weights("resnet18", "timm/no-such-repository-of-ours", None)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headstart.data.audit import Audit
+from headstart.data.auditing import Audit
 from headstart.data.duplicates import Duplicates, Leak, find_duplicates
 from headstart.data.grouping import sets_of
 from headstart.data.quality import BLANK_CONTRAST, EXTREME_ASPECT, TINY_SIDE, flagged, modes
