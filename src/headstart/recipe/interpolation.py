@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 """How far each candidate is on the way from the model before (0) to the trained one (1)."""
 
+SURE = 2.0
+"""How many standard errors of its gain are taken off a candidate's, before candidates are compared."""
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -45,8 +48,14 @@ class Choice:
     judged: Predictions
 
 
-def cross_fitted_choice(candidates: Sequence[Predictions], *, seed: int = 0) -> Choice:
+def cross_fitted_choice(
+    candidates: Sequence[Predictions], *, before: Predictions | None = None, seed: int = 0
+) -> Choice:
     """Choose the candidate with the lowest calibrated log loss; of equals the first.
+
+    With `before`, the predictions that are to be improved on, the one whose gain on them is surest: the
+    mean less twice its standard error is the highest. Far from the start a gain may be larger and yet not
+    be told from chance.
 
     `candidates` are the predictions of the same rows. Each is softened by one temperature of 1 or more,
     as steps are judged, then halves of the rows, even within each class, choose for each other. Raises
@@ -59,13 +68,17 @@ def cross_fitted_choice(candidates: Sequence[Predictions], *, seed: int = 0) -> 
         check_same_rows(first, other)
     tables = [softened(table) for table in candidates]
     losses = np.stack([table.loss for table in tables])
+    if before is not None:
+        check_same_rows(first, before)
+        losses = losses - softened(before).loss
+    spread = 0.0 if before is None else SURE
     halves = halves_of(first, seed)
-    number = _lowest(losses)
+    number = _lowest(losses, spread)
     if len(candidates) == 1:
         return Choice(0, tables[0])
     logits = unheated(tables[number])
     for half in (0, 1):
-        chosen = _lowest(losses[:, halves == 1 - half])
+        chosen = _lowest(losses[:, halves == 1 - half], spread)
         logits[halves == half] = unheated(tables[chosen])[halves == half]
     return Choice(number, replace(tables[number], logits=logits, temperature=1.0))
 
@@ -134,7 +147,7 @@ def mix_with_best(steps: EightSteps, phase: Phase, trained: Predictions) -> Mixt
     for alpha in ALPHAS[:-1]:
         learner.set_state(interpolated(before.state, after, alpha))
         candidates.append(learner.predictions("valid"))
-    choice = cross_fitted_choice([*candidates, trained])
+    choice = cross_fitted_choice([*candidates, trained], before=before.valid)
     alpha = ALPHAS[choice.number]
     learner.set_state(interpolated(before.state, after, alpha))
     steps.record(
@@ -155,6 +168,6 @@ def _told(alpha: float, name: str) -> str:
     if alpha == 1:
         return f"the trained weights as they are: no point between them and the {name} is better ({tried})"
     return (
-        f"weights {alpha:g} of the way from the {name} to the trained ones, chosen among {tried} by "
-        "calibrated log loss, and judged on rows that did not choose"
+        f"weights {alpha:g} of the way from the {name} to the trained ones: of {tried} the surest gain in "
+        "calibrated log loss, judged on rows that did not choose"
     )

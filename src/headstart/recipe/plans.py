@@ -70,15 +70,14 @@ def eight_steps(
 ) -> Plan:
     """Return the recipe as a plan: the head on activations, the head augmented, then everything.
 
-    `cycles` is how many cosine cycles the whole network gets at most, each twice as long as the one
-    before (None: as `pictures` asks for, and 3 where that is None); `pictures`, the number of training
-    pictures, decides how long each part trains; `epochs` scales all phases. With `sizes` (smallest
+    The whole network trains in one cycle; with `cycles`, as the course did, in so many cosine cycles at
+    most, each twice as long as the one before. `pictures`, the number of training pictures, decides how
+    long each part trains (None: as long as for 500); `epochs` scales all phases. With `sizes` (smallest
     first) steps 4 to 8 are run at each size in turn. A network from scratch has no head start: it gets
     one phase.
     """
     lengths = Lengths() if pictures is None else lengths_for(pictures)
-    cycles = lengths.whole_cycles if cycles is None else cycles
-    if not 1 <= cycles <= 8:
+    if cycles is not None and not 1 <= cycles <= 8:
         raise UsageError(f"{cycles} cycles", "give 1 to 8: each is twice as long as the one before")
     if not 0 < epochs <= 100:
         raise UsageError(f"epochs scaled by {epochs}", "give a factor above 0, such as 0.5 or 2")
@@ -119,19 +118,23 @@ def eight_steps(
             )
         )
         last = number == len(sizes) - 1 or not sizes
-        phases.append(_whole_network(cycles if last else max(1, cycles - 1), size, at))
+        longest = lengths.whole_cycles if cycles is None else cycles
+        phases.append(_whole_network(longest if last else max(1, longest - 1), cycles is not None, size, at))
     return Plan(tuple(phases), shared).scaled(epochs)
 
 
-def _whole_network(cycles: int, size: Size | None, at: str) -> Phase:
-    schedule = sgdr(cycles=cycles, cycle_len=1, cycle_mult=2)
+def _whole_network(cycles: int, restarts: bool, size: Size | None, at: str) -> Phase:
+    # On 554 pictures with tags, from the probe, four epochs of one cycle brought the log loss from 0.386 to
+    # 0.336, and seven of cosine restarts to 0.39 at best, at three rates (n = 1 each).
+    one = "Every layer trains, in one cycle: up to the rate and down to nothing."
+    many = "Every layer trains, in cycles that double, until a whole cycle brings nothing."
     phase = Phase(
         name=f"whole network{at}",
         epochs=_doubling(cycles),
-        schedule=schedule,
+        schedule=sgdr(cycles=cycles, cycle_len=1, cycle_mult=2) if restarts else one_cycle(),
         frozen_to=0,
-        stop_early=True,
+        stop_early=restarts,
         step=8,
-        reason="Every layer trains, in cycles that double, until a whole cycle brings nothing.",
+        reason=many if restarts else one,
     )
     return phase if size is None else replace(phase, image_size=size)
