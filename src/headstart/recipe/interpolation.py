@@ -83,10 +83,15 @@ def cross_fitted_choice(
     return Choice(number, replace(tables[number], logits=logits, temperature=1.0))
 
 
-def _lowest(losses: NDArray[np.float64]) -> int:
-    """Return the candidate (row) with the lowest mean; one that is not finite where others are never is."""
+def _lowest(losses: NDArray[np.float64], spread: float) -> int:
+    """The candidate (row) with the lowest mean, plus `spread` standard errors of it.
+
+    One that is not finite anywhere it should be never is.
+    """
     scored = ~np.isnan(losses).all(axis=0)
-    means = losses[:, scored].mean(axis=1) if scored.any() else np.zeros(len(losses))
+    known = losses[:, scored] if scored.any() else np.zeros((len(losses), 1))
+    with np.errstate(invalid="ignore"):
+        means = known.mean(axis=1) + spread * known.std(axis=1) / math.sqrt(known.shape[1])
     return int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
 
 
