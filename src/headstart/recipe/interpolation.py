@@ -7,6 +7,7 @@ Wortsman et al. 2021, "Robust fine-tuning of zero-shot models" (WiSE-FT), arXiv 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
