@@ -104,7 +104,7 @@ def train(
     compiling: Compiling = None,
     cycles: Annotated[
         int | None,
-        typer.Option(help="Cycles of step 8, each twice as long. Default: by the number of pictures."),
+        typer.Option(help="Step 8 in so many cosine cycles, each twice as long. Default: one cycle."),
     ] = None,
     epochs: Annotated[float, typer.Option(help="Scales the epochs of all steps.")] = 1.0,
     rate_ratio: Annotated[
