@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -214,10 +215,26 @@ def test_starting_loads_nothing_heavy(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "room",
-    ["data", "augment", "evaluation", "models.probe", "models.engine", "deploy.bundle"],
+    ["imagedata", "augment", "evaluation", "models.probe", "models.engine", "deploy.bundle"],
 )
 def test_what_the_first_result_needs_loads_no_torch(room: str) -> None:
     assert not modules_loaded_by("-c", f"import headstart.{room}") & {"torch", "timm"}
+
+
+def test_what_a_decoding_child_starts_with_is_little_more_than_the_decoders() -> None:
+    loaded = modules_loaded_by("-c", "import headstart.data.decoding_child")
+    assert {"numpy", "simplejpeg", "headstart.data.images"} <= loaded
+    assert not loaded & {"cv2", "sqlite3", "email", "zipfile", "headstart.data.auditing", "headstart.storage"}
+
+
+@pytest.mark.parametrize("room", ["data", "evaluation", "models"])
+def test_no_name_that_a_room_gives_when_asked_is_that_of_a_file_in_it(room: str) -> None:
+    """The file, once anything imports it, would be found in place of the function."""
+    door = importlib.import_module(f"headstart.{room}")
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")}
+    assert files
+    assert not files & set(door.__all__)
+    assert all(getattr(door, name) is not None for name in door.__all__)
 
 
 def test_a_heavy_import_would_be_seen() -> None:
