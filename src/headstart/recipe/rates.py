@@ -21,8 +21,8 @@ LOWEST_RATE = 5e-4
 HIGHEST_RATE = 1e-2
 # The whole network goes on from a head at its optimum, and a sweep of one step at each rate does not
 # show what a hundred steps at one of them do. Trials of a few steps at each rate (`learn.try_rates`) see
-# only the harm that the first steps do: the demo's network stayed at 92.3 % at their 2.7e-4, and came to
-# 95.6 % at this limit (n = 1). What goes too far is taken back by mixing the weights.
+# only the harm that the first steps do: the demo stayed at 92.3 % at their 2.7e-4, and came to
+# 95.8 % at this limit (n = 1). What goes too far may be taken back by mixing the weights (ADR 11).
 HIGHEST_WHOLE_TIMES_RATIO = 3e-3
 BELOW_RISE = 5.0
 # Of the way from guessing to perfect: so far, and the body needs little change.
