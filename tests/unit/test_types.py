@@ -73,6 +73,9 @@ EXIT_CODES = {
     "OutputError": 73,
     "StorageError": 74,
     "StoppedError": 75,
+    "OutOfMemoryError": 75,
+    "DeviceLostError": 75,
+    "LostRankError": 75,
     "ConfigError": 78,
 }
 

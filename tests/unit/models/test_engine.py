@@ -373,7 +373,7 @@ def test_the_faster_engine_is_taken_and_remembered(
     from headstart.models import engine
 
     slower = engine.Speeds(onnxruntime=10, eager=30)
-    monkeypatch.setattr(engine, "_compare", lambda *arguments: slower)
+    monkeypatch.setattr(engine, "_compare", lambda *arguments, **options: slower)
     made = frozen_engine(classifier, size=SIZE, identity="one")
     assert isinstance(made, EagerEngine)
     assert "30 pictures a second here, and ONNX Runtime does 10" in made.reason
@@ -404,9 +404,9 @@ def test_speeds_are_measured_on_the_pictures_that_are_given(
     seen: list[NDArray[np.uint8]] = []
     true = engine._compare
 
-    def compare(ours, eager, pictures, tolerance):
+    def compare(ours, eager, pictures, tolerance, **options):
         seen.append(pictures)
-        return true(ours, eager, pictures, tolerance)
+        return true(ours, eager, pictures, tolerance, **options)
 
     monkeypatch.setattr(engine, "_compare", compare)
     made = frozen_engine(classifier, size=SIZE, pictures=pixels, prefer="onnxruntime")
