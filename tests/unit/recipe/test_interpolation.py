@@ -83,6 +83,20 @@ def test_each_row_is_predicted_by_what_the_other_half_chose() -> None:
     np.testing.assert_allclose(choice.judged.probabilities, softened(good).probabilities, atol=1e-6)
 
 
+def test_against_what_was_there_before_a_sure_gain_beats_a_larger_one_that_chance_may_have_made() -> None:
+    truth = np.arange(120) % 3
+    towards = np.eye(3)[truth] - 1 / 3
+    before = Predictions(1.0 * towards, ("a", "b", "c"), targets=truth)
+    sure = Predictions(1.35 * towards, before.classes, targets=truth)
+    # Much better on most rows, much worse on every fifth; whole threes, so that halves are alike.
+    turned = np.where((np.arange(120) // 3 % 5 == 0)[:, None], -0.5 * towards, 4.0 * towards)
+    far = Predictions(turned, before.classes, targets=truth)
+    gains = [(softened(before).loss - softened(table).loss) for table in (sure, far)]
+    assert gains[1].mean() > gains[0].mean() > 0, "by the mean alone the other would win"
+    assert cross_fitted_choice([sure, far]).number == 1
+    assert cross_fitted_choice([sure, far], before=before).number == 0
+
+
 def test_one_candidate_is_the_choice_and_none_is_refused() -> None:
     only = noisy(np.arange(30) % 3, 1)
     assert cross_fitted_choice([only]).number == 0
