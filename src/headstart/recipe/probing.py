@@ -41,12 +41,16 @@ APART = 4
 MOST_COMPARED = 2e11
 
 
-def part_sizes(count: int, class_count: int) -> list[int]:
-    """Return the numbers of pictures, smallest first, at which the probe is fitted before it has all."""
+def part_sizes(count: int, class_count: int, batch_size: int = 1) -> list[int]:
+    """Return the numbers of pictures, smallest first, at which the probe is fitted before it has all.
+
+    They are whole batches where there are as many, since nothing is seen of a batch before its end.
+    """
     sizes: list[int] = []
-    size = count // 2
-    while size >= max(FEWEST, FEWEST_OF_A_CLASS * class_count):
-        sizes.insert(0, size)
+    size, fewest = count // 2, max(FEWEST, FEWEST_OF_A_CLASS * class_count)
+    while size >= fewest:
+        whole = size // batch_size * batch_size
+        sizes.insert(0, whole if whole >= fewest else size)
         size //= APART
     return sizes
 
@@ -163,7 +167,9 @@ class _Growing:
 
     def __init__(self, steps: EightSteps, valid: TensorSource, started: float) -> None:
         self._steps, self._valid, self._started = steps, valid, started
-        self._sizes = part_sizes(len(steps.data.rows("train")), len(steps.data.classes))
+        self._sizes = part_sizes(
+            len(steps.data.rows("train")), len(steps.data.classes), steps.data.batch_size
+        )
         self._half: tuple[int, Predictions] | None = None
 
     def __call__(self, arrived: Features) -> None:

@@ -30,6 +30,19 @@ def test_parts_grow_to_a_half_and_none_is_too_small_to_say_anything(count: int, 
     assert sizes[-1:] == ([count // 2] if count // 2 >= max(FEWEST, FEWEST_OF_A_CLASS * class_count) else [])
 
 
+@given(count=st.integers(0, 10**6), class_count=st.integers(2, 200), batch_size=st.integers(1, 300))
+def test_parts_end_with_a_batch_where_that_leaves_enough(
+    count: int, class_count: int, batch_size: int
+) -> None:
+    exact = part_sizes(count, class_count)
+    whole = part_sizes(count, class_count, batch_size)
+    for size, wanted in zip(whole, exact, strict=True):
+        fewest = max(FEWEST, FEWEST_OF_A_CLASS * class_count)
+        assert size >= fewest
+        assert 0 <= wanted - size < batch_size
+        assert size % batch_size == 0 or (size == wanted and size - size % batch_size < fewest)
+
+
 class Listening(Narrator):
     def __init__(self) -> None:
         self.said: list[str] = []
