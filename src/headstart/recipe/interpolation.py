@@ -21,7 +21,7 @@ from headstart.evaluation import Predictions
 from headstart.evaluation.calibration import halves_of
 from headstart.evaluation.predictions import check_same_rows
 from headstart.recipe.result import StepResult
-from headstart.recipe.verdict import gain_in_log_loss, pays, softened
+from headstart.recipe.verdict import gain_in_log_loss, softened
 from headstart.training import Phase
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Mixture:
 def mix_with_best(steps: EightSteps, phase: Phase, trained: Predictions) -> Mixture:
     """Leave the learner at the surest point on the way from the best model before to the trained one.
 
-    Where the trained one pays as it is, it stays.
+    Where the trained one is clearly better as it is, it stays.
 
     `trained` are the validation predictions of the learner as it stands; every other point costs one
     evaluation of the validation rows. A phase of the head alone, a network from scratch, an interrupted
@@ -150,8 +150,10 @@ def mix_with_best(steps: EightSteps, phase: Phase, trained: Predictions) -> Mixt
     alone = phase.frozen_to != 0 or steps.body.from_scratch or bool(steps.stop_reason)
     if alone or not can_interpolate(before.state, after):
         return Mixture(trained, trained)
-    if pays(gain_in_log_loss(before.valid, trained)):
-        return Mixture(trained, trained)  # what pays as it is needs no choice, and no rows spent on one
+    if gain_in_log_loss(before.valid, trained).verdict == "better":
+        return Mixture(
+            trained, trained
+        )  # what is clearly better as it is needs no choice, and no rows spent on one
     started = time.monotonic()
     candidates = []
     for alpha in ALPHAS[:-1]:

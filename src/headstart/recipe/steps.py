@@ -416,7 +416,10 @@ class EightSteps:
     def outcome(self, metrics: dict[str, Interval], gain: Gain, kept: bool, rival: str) -> str:
         """Return what a step gave in one sentence."""
         change = f"calibrated log loss {-gain.value:+.4f} ({-gain.high:+.4f} … {-gain.low:+.4f})"
-        tail = "kept" if kept else f"not clearly better than {rival}, so undone"
+        tail = f"not clearly better than {rival}, so undone"
+        if kept:
+            share = f"better than {rival} in {gain.probability:.0%} of the resamples, so "
+            tail = f"{'' if gain.low > 0 else share}kept"
         return f"{self.figures(metrics)}; {change}: {tail}"
 
     def record(self, result: StepResult) -> None:

@@ -81,7 +81,7 @@ def test_the_probe_is_told_as_it_grows_and_ends_where_it_would_have_ended(
     steps.folder.begin()
     found = look_first(steps)
 
-    half = len(data.rows("train")) // 2
+    (half,) = part_sizes(len(data.rows("train")), 2, data.batch_size)
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [row["pictures"] for row in rows] == [half, len(data.rows("train"))]
     assert [line for line in listening.said if "from" in line] == [
