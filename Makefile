@@ -62,7 +62,8 @@ benchmarks: $(INSTALLED) .venv-benchmarks/.installed
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/finder.py fit --into runs/finder
 	$(BIN)/python benchmarks/finder.py report --into runs/finder
-	$(BIN)/python benchmarks/probe_views.py
+	$(BIN)/python -W ignore benchmarks/recipes.py fit --into runs/recipes
+	$(BIN)/python benchmarks/recipes.py report --into runs/recipes
 	$(BIN)/python benchmarks/pipeline.py --fastai-python $(FASTAI)
 	$(FASTAI) -W ignore benchmarks/augmentation.py fit --into runs/augmentation
 	$(FASTAI) -W ignore benchmarks/augmentation.py report --into runs/augmentation
