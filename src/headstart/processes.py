@@ -145,6 +145,17 @@ class Ranks:
             for tensor, piece in zip(tensors, pieces, strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
+    def side_by_side(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensors of all ranks, by rank: (ranks, …). They have one shape, dtype and device."""
+        if self.alone:
+            return tensor.unsqueeze(0)
+        import torch
+
+        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        with self._watched():
+            torch.distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
+
     def take_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
         """Put what rank 0 has in the place of each tensor."""
         if self.alone:

@@ -15,14 +15,16 @@ from PIL import Image
 from headstart import augment as augmentation
 from headstart.data import Samples, scan_folder
 from headstart.deploy import load_predictor
-from headstart.errors import ConfigError, UsageError
+from headstart.errors import ConfigError, DataError, UsageError
 from headstart.evaluation import Predictions, average
 from headstart.imagedata import FeaturePool, ImageData
 from headstart.models import OnnxEngine
-from headstart.recipe import Body, Narrator, Result, prepare_folder, run_steps
+from headstart.processes import Ranks
+from headstart.recipe import Body, Journal, Narrator, Result, folds, prepare_folder, resume, run_steps
+from headstart.recipe.clock import Clock
 from headstart.recipe.steps import EightSteps
-from headstart.training import Plan, Settings
-from headstart.types import Task
+from headstart.training import Phase, Plan, Settings, constant
+from headstart.types import Task, World
 
 PROBE = Plan(())
 COUNT = 3
@@ -60,15 +62,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def pictures(place: Path) -> ImageData:
+    augment = augmentation.none()
+    return ImageData.from_folder(place / "pictures", image_size=32, valid=0.25, threads=0, augment=augment)
+
+
 @pytest.fixture(scope="module")
 def train(place: Path, body: Body) -> Callable[..., Result]:
-    def run(out: str, *, plan: Plan = PROBE, folds: int = COUNT) -> Result:
-        augment = augmentation.none()
-        data = ImageData.from_folder(
-            place / "pictures", image_size=32, valid=0.25, threads=0, augment=augment
-        )
+    def run(out: str, *, plan: Plan = PROBE, folds: int = COUNT, budget: float | None = None) -> Result:
         folder = prepare_folder(place / out, place / "pictures", folds=folds)
-        return run_steps(data, plan, body, folder, Narrator(), folds=folds)
+        return run_steps(
+            pictures(place), plan, body, folder, Narrator(), folds=folds, budget=budget, metric="macro_f1"
+        )
 
     return run
 
@@ -158,6 +163,91 @@ def test_it_goes_on_with_the_first_fold_that_is_not_finished(
     assert trained == ["1", "2", "2", "3"]
     np.testing.assert_array_equal(again.valid.logits, whole[0].valid.logits)
     assert again.summary["final"] == whole[0].summary["final"]
+
+
+def test_resume_goes_on_with_the_first_fold_that_is_not_finished(
+    whole: tuple[Result, int], train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    stopped_at(2, trained, monkeypatch)
+    with pytest.raises(MemoryError):
+        train("killed", budget=1000.0)
+    found = Journal.read(place / "killed")
+    assert (found.folds, found.complete, found.said["budget"]) == (COUNT, False, 1000.0)
+    clocks: list[Clock] = []
+    monkeypatch.setattr(folds, "Clock", lambda *given: clocks.append(Clock(*given)) or clocks[-1])
+    again = resume(place / "killed", pictures(place), narrator=Narrator())
+    assert again is not None
+    assert trained == ["1", "2", "2", "3"]
+    np.testing.assert_array_equal(again.valid.logits, whole[0].valid.logits)
+    assert again.summary["final"] == whole[0].summary["final"]
+    assert again.summary["metric"] == "macro_f1"
+    assert clocks[0].budget == 1000.0
+    first = json.loads((place / "killed" / "folds" / "1" / "summary.json").read_text("utf-8"))
+    assert clocks[0].elapsed >= first["seconds"] > 0, "what the first fold took has been spent"
+    assert sorted(path.name for path in again.folder.iterdir()) == sorted(
+        path.name for path in whole[0].folder.iterdir()
+    )
+    assert resume(place / "killed", pictures(place), narrator=Narrator()) is None
+
+
+def test_resume_goes_on_within_a_fold_and_ctrl_c_names_the_ensemble(
+    train: Train, place: Path, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = tuple(
+        Phase(name, 1, constant(), learning_rate=1e-3, frozen_to=0, step=step)
+        for step, name in ((4, "first"), (8, "second"))
+    )
+    plan = Plan(phases, Settings(seed=1))
+    expected = train("two phases", plan=plan, folds=2)
+
+    begun = []
+    phase = EightSteps._phase
+
+    def signalled(steps: EightSteps, fitting: Phase) -> None:
+        begun.append(f"{steps.folder.path.name} {fitting.name}")
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        phase(steps, fitting)
+
+    monkeypatch.setattr(EightSteps, "_phase", signalled)
+    stopped = train("stopped within", plan=plan, folds=2)
+    assert stopped.summary["stop_reason"] == "interrupted"
+    result = resume(place / "stopped within", pictures(place), narrator=Narrator())
+    assert result is not None
+    assert begun == ["1 first", "1 second", "2 first", "2 second", "2 second"]
+    np.testing.assert_array_equal(result.valid.logits, expected.valid.logits)
+
+
+def test_pictures_that_have_changed_are_named_before_any_fold_goes_on(
+    train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    stopped_at(2, trained, monkeypatch)
+    with pytest.raises(MemoryError):
+        train("changed")
+    some = pictures(place)
+    fewer = some.with_options(samples=some.samples.take(np.arange(1, len(some.samples))))
+    with pytest.raises(DataError, match="is not there any more"):
+        resume(place / "changed", fewer, narrator=Narrator())
+    assert trained == ["1", "2"]
+
+
+def test_several_processes_neither_begin_nor_resume_the_folds(
+    train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    stopped_at(1, trained, monkeypatch)
+    with pytest.raises(MemoryError):
+        train("alone")
+    monkeypatch.setattr(folds, "current", lambda: Ranks(World(0, 2)))
+    for attempt in (
+        lambda: train("together"),
+        lambda: resume(place / "alone", pictures(place), narrator=Narrator()),
+    ):
+        with pytest.raises(UsageError, match="trained in one process"):
+            attempt()
+    assert trained == ["1"]
 
 
 def test_a_test_part_of_ones_own_is_predicted_by_the_ensemble_and_in_no_fold(
