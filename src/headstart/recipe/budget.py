@@ -105,7 +105,7 @@ def told(costs: Sequence[Cost], epochs: Sequence[int], seconds: float) -> str:
             parts.append(f"{cost.name} {count} of {cost.lengths[-1]} epochs ({spoken(cost.of(count))})")
         else:
             parts.append(f"{cost.name} left out ({why_not(cost)})")
-    return f"{spoken(max(0.0, seconds))} for training: {', '.join(parts)}"
+    return f"{spoken(max(0.0, seconds))} for training: {'; '.join(parts)}"
 
 
 def why_not(cost: Cost) -> str:

@@ -77,7 +77,7 @@ def test_the_head_does_not_take_what_the_whole_network_needs() -> None:
         Cost("head, augmented", (1, 2, 3), 40.0),
         Cost("whole network", (1, 2, 3, 4, 5, 6, 7), 100.0),
     ]
-    assert divide(phases, 420.0) == [2, 1, 3]
+    assert divide(phases, 420.0) == [2, 2, 3]
     assert greedily(phases, 420.0) == [2, 3, 2]
     assert greedily(phases, 180.0)[-1] == 0
     assert divide(phases, 180.0)[-1] == 1
