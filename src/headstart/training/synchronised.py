@@ -177,7 +177,7 @@ class _Normalise(torch.autograd.Function):
         return nn.functional.batch_norm(inputs, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of inputs, weight and bias; those of the latter two are this rank's part."""
         inputs, weight, mean, variance = ctx.saved_tensors
@@ -199,9 +199,8 @@ class _Normalise(torch.autograd.Function):
             else:
                 of_inputs = torch.zeros_like(inputs)
         of_weight = along.to(weight.dtype) if ctx.needs_input_grad[1] else None
-        of_bias = sums.to(weight.dtype if weight is not None else inputs.dtype)
-        of_bias = of_bias if ctx.needs_input_grad[2] else None
-        return of_inputs, of_weight, of_bias, None, None, None, None, None
+        of_bias = sums.to(inputs.dtype if weight is None else weight.dtype)
+        return of_inputs, of_weight, of_bias if ctx.needs_input_grad[2] else None, *[None] * 5
 
 
 def _exact(values: Tensor) -> Tensor:
