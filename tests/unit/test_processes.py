@@ -214,6 +214,15 @@ def test_a_number_of_processes_that_is_none_is_refused(said: str) -> None:
         started_with_others({"WORLD_SIZE": said})
 
 
+def test_one_process_of_accelerate_where_several_were_asked_for_is_refused() -> None:
+    asked = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    with pytest.raises(UsageError, match="starts only one with --cpu"):
+        started_with_others(asked)
+    assert started_with_others({**asked, "WORLD_SIZE": "2"})
+    assert not started_with_others({"ACCELERATE_USE_CPU": "True"})
+    assert not started_with_others({"MASTER_ADDR": "127.0.0.1"})
+
+
 def test_processes_that_do_not_know_where_to_meet_are_told_what_is_missing() -> None:
     with pytest.raises(UsageError, match="RANK, MASTER_ADDR, MASTER_PORT"), joined({"WORLD_SIZE": "2"}):
         pass

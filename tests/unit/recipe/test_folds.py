@@ -21,7 +21,7 @@ from headstart.evaluation import Predictions, average
 from headstart.imagedata import FeaturePool, ImageData
 from headstart.models import OnnxEngine
 from headstart.processes import Ranks
-from headstart.recipe import Body, Journal, Narrator, Result, folds, prepare_folder, resume, run_steps
+from headstart.recipe import Body, Narrator, Result, folds, prepare_folder, resume, run_steps
 from headstart.recipe.clock import Clock
 from headstart.recipe.steps import EightSteps
 from headstart.training import Phase, Plan, Settings, constant
@@ -199,11 +199,13 @@ def test_resume_goes_on_with_the_first_fold_that_is_not_finished(
     assert resume(out, pictures(place), narrator=Narrator()) is None
 
 
-def test_pictures_that_have_changed_are_named_before_any_fold_goes_on(killed: Path, place: Path) -> None:
-    some = pictures(place)
-    fewer = some.with_options(samples=some.samples.take(np.arange(1, len(some.samples))))
-    with pytest.raises(DataError, match="is not there any more"):
-        resume(killed, fewer, narrator=Narrator())
+def test_pictures_that_have_changed_are_named_before_any_fold_goes_on(
+    killed: Path, place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "cat" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"cat/3.png is not there any more"):
+        resume(killed, pictures(tmp_path), narrator=Narrator())
 
 
 def test_several_processes_neither_begin_nor_resume_the_folds(
