@@ -2,7 +2,8 @@
 
 `torchrun --standalone --nproc-per-node=2 -m headstart train …` starts them, or `accelerate launch --multi_gpu
 --num_processes 2 -m headstart train …` (on CPUs, too: with `--cpu` it starts one, tried with 1.15), or
-whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Each runs the same program over the same table of samples, and takes its share of every batch (`ordering.batch_bounds`).
+whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Each runs the same program over the same
+table of samples, and takes its share of every batch (`ordering.batch_bounds`).
 What decides anything is the same number everywhere: gradients and losses are added up, predictions gathered,
 what a clock says is said by rank 0. So all take the same way, and rank 0 alone writes files and prints.
 

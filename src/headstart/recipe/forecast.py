@@ -10,10 +10,11 @@ from typing import Any
 from headstart.environment import peak_memory_bytes
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
-from headstart.recipe.budget import LEAST_RESERVE, at_phase, cost_of, divide, told
+from headstart.recipe.budget import LEAST_RESERVE, Cost, at_phase, cost_of, divide, told
 from headstart.recipe.clock import spoken
 from headstart.recipe.stepcost import StepCost, in_gigabytes, measure_step
 from headstart.training import Plan
+from headstart.types import Size
 
 # A step of a head alone, on cached activations.
 HEAD_STEP_SECONDS = 0.005
@@ -92,13 +93,14 @@ def forecast(
         each = _seconds_per_picture(learner.engine(), data)
         seconds["probe"] = each * sum(counts.values())
         speeds["probe"] = 1 / max(each, 1e-9)
-    costs = []
+    costs: list[Cost] = []
+    known: set[tuple[int, Size]] = set()
     for number, phase in enumerate(plan.stretched(data.image_size), start=1):
         name = f"{number}. {phase.name}"
         at_phase(learner, phase)
         # What a phase sees that sees activations only is not computed for a forecast.
         step = StepCost(HEAD_STEP_SECONDS, 0.0, None) if phase.precompute else measure_step(learner)
-        costs.append(cost_of(learner, phase, step))
+        costs.append(cost_of(learner, phase, step, known=known))
         seconds[name] = costs[-1].whole
         if not phase.precompute:
             speeds[name] = step.pictures_per_second

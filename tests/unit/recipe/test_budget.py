@@ -182,6 +182,15 @@ def test_the_last_phase_gets_its_share_and_all_are_measured_once(
     assert sum("for training" in line for line in said) == 1
 
 
+def test_a_rate_is_found_once_for_each_line(steps: EightSteps, timed: Callable[[float], Time]) -> None:
+    timed(1e6)
+    budget.at_phase(steps.learner, steps.plan.phases[0])
+    within_budget(steps, steps.plan.phases[0])
+    activations, head, whole = steps.costs.values()
+    assert activations.once >= 100 * 0.01 > head.once
+    assert whole.once >= 20 * 1.0
+
+
 def test_what_follows_keeps_its_least_whatever_the_forecast_was_worth(
     steps: EightSteps, timed: Callable[[float], Time]
 ) -> None:
