@@ -1,7 +1,8 @@
 """Claim: two processes train the very network that one does, and the speed-up is what it is.
 
-The whole network, AdamW, batch norm in evaluation mode, augmented pictures, one effective batch: once in one
-process and once in two that `torchrun` starts, each with one thread to compute and one to read.
+The whole network, AdamW, batch norm in evaluation mode (`--batch-norm train`: it takes the statistics of both
+ranks), augmented pictures, one effective batch: once in one process and once in two that `torchrun` starts,
+each with one thread to compute and one to read.
 
     python benchmarks/two_processes.py [--repeats 3]
     python benchmarks/two_processes.py --repeats 1 --pictures 64 --arch test_convnext --from-scratch  # a try
@@ -60,7 +61,9 @@ def train(options: argparse.Namespace) -> None:
             options.arch,
             weights=None if options.from_scratch else shared_folder() / "weights",
             from_scratch=options.from_scratch,
-            settings=Settings(precision="float32", optimizer=options.optimizer),
+            settings=Settings(
+                precision="float32", optimizer=options.optimizer, batch_norm=options.batch_norm
+            ),
             device="cpu",
             callbacks=(),
         )
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--arch", default="mobilenetv2_100")
     parser.add_argument("--from-scratch", action="store_true")
     parser.add_argument("--optimizer", default="adamw")
+    parser.add_argument("--batch-norm", choices=("eval", "train"), default="eval")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=300)
@@ -147,6 +151,7 @@ def main() -> None:
     results = {
         "arch": options.arch,
         "optimizer": options.optimizer,
+        "batch_norm": options.batch_norm,
         "size": options.size,
         "batch_size": options.batch_size,
         "pictures": options.pictures,

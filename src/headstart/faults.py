@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, TypeVar
 
 from headstart.errors import HeadstartError, OutOfMemoryError
@@ -63,6 +63,11 @@ def parts_of(batch: Batch, size: int) -> list[Batch]:
     ]
 
 
+def part_size(whole: int, *, fits: Mapping[str, int], key: str, most: int | None = None) -> int:
+    """Return how many samples of `whole` are worked on at once; see `in_parts`."""
+    return min(whole, fits.get(key, whole), most or whole)
+
+
 def in_parts(
     work: Callable[[list[Batch]], Result],
     batch: Batch,
@@ -71,17 +76,19 @@ def in_parts(
     fits: MutableMapping[str, int],
     key: str,
     most: int | None = None,
+    longest: int | None = None,
     before_retry: Callable[[int], None] | None = None,
 ) -> Result:
     """Return `work` of a batch in parts that fit in memory: of all of it at once where it fits.
 
     Where memory runs out the parts are halved and the whole batch is worked on again, after
     `before_retry` was called with the new size. The size that fits is kept in `fits` under `key` and
-    taken from the start next time; `most` is the largest to begin with. Raises `OutOfMemoryError` when
-    a single sample does not fit.
+    taken from the start next time; `most` is the largest to begin with. `longest`: the samples that others
+    have who work on theirs at the same time, in parts of the same size, where that is more. Raises
+    `OutOfMemoryError` when a single sample does not fit.
     """
     while True:
-        size = min(len(batch), fits.get(key, len(batch)), most or len(batch))
+        size = part_size(longest or len(batch), fits=fits, key=key, most=most)
         try:
             return work(parts_of(batch, size))
         except Exception as error:

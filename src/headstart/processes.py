@@ -1,7 +1,9 @@
 """Several processes that train one network: which of them this is, and what they tell one another.
 
-`torchrun` starts them (or whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT). Each runs the
-same program over the same table of samples, and takes its share of every batch (`ordering.batch_bounds`).
+`torchrun --standalone --nproc-per-node=2 -m headstart train …` starts them, or `accelerate launch --multi_gpu
+--num_processes 2 -m headstart train …` (on CPUs, too: with `--cpu` it starts one, tried with 1.15), or
+whatever else sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. Each runs the same program over the same
+table of samples, and takes its share of every batch (`ordering.batch_bounds`).
 What decides anything is the same number everywhere: gradients and losses are added up, predictions gathered,
 what a clock says is said by rank 0. So all take the same way, and rank 0 alone writes files and prints.
 
@@ -145,6 +147,17 @@ class Ranks:
             for tensor, piece in zip(tensors, pieces, strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
+    def side_by_side(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensors of all ranks, by rank: (ranks, …). They have one shape, dtype and device."""
+        if self.alone:
+            return tensor.unsqueeze(0)
+        import torch
+
+        parts = [torch.empty_like(tensor) for _ in range(self.count)]
+        with self._watched():
+            torch.distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
+
     def take_from_first(self, tensors: Sequence[torch.Tensor]) -> None:
         """Put what rank 0 has in the place of each tensor."""
         if self.alone:
@@ -287,8 +300,18 @@ def _introduced(world: World) -> Ranks:
 
 
 def started_with_others(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether this process was started as one of several; raises `UsageError` for what is no number."""
-    said = environment.get("WORLD_SIZE", "") or "1"
+    """Tell whether this process was started as one of several.
+
+    Raises `UsageError` for a number that is none, and where several were asked for and one was started.
+    """
+    said = environment.get("WORLD_SIZE", "")
+    if not said and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= environment.keys():
+        # It sets the address where several are asked for, and leaves the rest to MPI.
+        raise UsageError(
+            "accelerate launch was asked for several processes, and starts only one with --cpu",
+            "on CPUs, too: accelerate launch --multi_gpu --num_processes 2 -m headstart train …",
+        )
+    said = said or "1"
     if not said.isdecimal():
         raise UsageError(
             f"WORLD_SIZE is {said!r}, which is no number of processes", "unset it, or use torchrun"

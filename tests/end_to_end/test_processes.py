@@ -18,7 +18,7 @@ import pytest
 from headstart.cli.main import run
 from headstart.evaluation import Predictions
 
-# Layer norm, and no dropout: what several processes share exactly on a CPU.
+# Layer norm, and no dropout, which several processes draw otherwise than one.
 ARCH = "test_convnext"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
@@ -80,6 +80,18 @@ def test_two_processes_make_the_run_of_one_and_one_goes_on_where_two_were_cut_sh
     assert re.search(r"error\[RANK_LOST\]: rank 1 \(process \d+\) of 2 ended before its time", said), said
     assert run(["resume", str(cut), "--quiet"]) == 0
     same(cut, one)
+
+
+def test_the_batch_norm_of_two_processes_that_train_from_scratch_is_that_of_one(
+    command, tmp_path, capsys
+) -> None:
+    one, two = (tmp_path / name for name in ("one", "two"))
+    command[command.index(ARCH)] = "test_resnet"
+    assert run([*command, "--out", str(one)]) == 0
+    process = together([*command, "--out", str(two)])
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    same(two, one)
 
 
 def worker(launcher: int, rank: str) -> int:

@@ -31,14 +31,14 @@ def command(make_folder, tmp_path) -> list[str]:
     return [*start, "--plan", str(plan), "--threads", "1", "--quiet"]
 
 
-def begun(command: list[str], out: Path, rows: int) -> subprocess.Popen[str]:
-    """Start the command line, and return it once its history has so many rows."""
+def begun(command: list[str], out: Path, rows: int, *, within: str = "") -> subprocess.Popen[str]:
+    """Start the command line, and return it once its history, or that `within`, has so many rows."""
     process = subprocess.Popen(
         [sys.executable, "-m", "headstart", *command, "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 300
-    history = out / "history.jsonl"
+    history = out / within / "history.jsonl"
     while time.monotonic() < deadline and process.poll() is None:
         if history.is_file() and len(history.read_text().splitlines()) >= rows:
             break
@@ -87,6 +87,22 @@ def test_a_run_that_was_killed_and_one_that_was_stopped_end_as_one_that_was_not(
         assert run(["resume", str(out), "--quiet"]) == 0
         assert "complete" in capsys.readouterr().out
         assert (out / "summary.json").read_bytes() == before
+
+
+def test_an_ensemble_that_was_stopped_in_a_fold_is_gone_on_with(command, tmp_path, capsys) -> None:
+    whole, command = tmp_path / "whole", [*command, "--folds", "2", "--epochs", "0.34"]
+    assert run([*command, "--out", str(whole)]) == 0
+    for name, number, code in (("stopped", signal.SIGTERM, 143), ("interrupted", signal.SIGINT, 130)):
+        out = tmp_path / name
+        found, said = ended(begun(command, out, rows=2, within="folds/2"), number)
+        assert found == code, said
+        assert f"headstart resume {out}\n" in said
+        assert not (out / "model").exists()
+        capsys.readouterr()
+        assert run(["resume", str(out), "--quiet"]) == 0
+        assert (out / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
+        assert run(["resume", str(out), "--quiet"]) == 0
+        assert "complete" in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_resume(tmp_path, capsys) -> None:

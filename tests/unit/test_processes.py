@@ -74,7 +74,7 @@ def close(ours: dict, theirs: dict, *, weights: float = 1e-9) -> bool:
     return bool(same)
 
 
-@pytest.mark.parametrize("norm", ["fixed batch norm", "layer norm"])
+@pytest.mark.parametrize("norm", ["fixed batch norm", "layer norm", "batch norm"])
 @pytest.mark.parametrize("count", [alone.UNEVEN, alone.EMPTY], ids=["uneven", "one-share-empty"])
 def test_two_processes_equal_one(two: list[dict], norm: str, count: int) -> None:
     expected = alone.trained(norm, count)
@@ -95,11 +95,19 @@ def test_all_ranks_end_with_the_very_same_bits(two: list[dict], norm: str) -> No
         assert ours["history"] == theirs["history"]
 
 
-def test_a_batch_norm_in_training_mode_takes_the_mean_of_what_the_shares_have_seen(two: list[dict]) -> None:
-    expected = alone.trained("batch norm", alone.UNEVEN)
-    assert not close(two[0]["batch norm"][UNEVEN], expected)  # why it is kept in evaluation mode
-    ours, theirs = two[0]["batch norm"][UNEVEN]["history"][-1], expected["history"][-1]
-    assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.2)
+@pytest.mark.parametrize("count", [7, 2])
+def test_batch_norm_in_training_mode_takes_the_statistics_of_all_ranks(two: list[dict], count: int) -> None:
+    expected = alone.gradients(count)
+    for rank in two:
+        found = rank["gradients"][str(count)]
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-10)
+
+
+def test_where_each_share_is_normalised_by_itself_the_gradients_are_others(two: list[dict]) -> None:
+    expected, found = alone.gradients(7), two[0]["apart"]
+    assert not np.allclose(found["gradients"], expected["gradients"], rtol=0, atol=1e-3)
+    assert not np.allclose(found["statistics"], expected["statistics"], rtol=0, atol=1e-3)
 
 
 def test_no_sample_comes_twice_or_never(two: list[dict]) -> None:
@@ -111,8 +119,23 @@ def test_no_sample_comes_twice_or_never(two: list[dict]) -> None:
 def test_what_is_too_much_for_one_rank_is_taken_in_parts_by_all_and_changes_nothing(two: list[dict]) -> None:
     expected = alone.trained("layer norm", alone.UNEVEN)
     for rank in two:
-        assert close(rank["little memory"], expected)
-        assert next(iter(rank["little memory"]["fits"].values())) == 2
+        for found in rank["little memory"]["layer norm"].values():
+            assert close(found, expected)
+            assert next(iter(found["fits"].values())) == 2
+
+
+@pytest.mark.parametrize("where", ["before", "after", "at the end"])
+def test_memory_that_runs_out_on_one_rank_leaves_no_other_waiting_for_its_statistics(
+    two: list[dict], where: str
+) -> None:
+    ours, theirs = (rank["little memory"]["batch norm"][where] for rank in two)
+    assert {**ours, "notices": 0} == {**theirs, "notices": 0}
+    assert next(iter(ours["fits"].values())) == 2
+    assert "all 2 ranks together" in ours["notices"][0]
+    assert "2 samples at a time" in ours["notices"][1]
+    expected = alone.trained("batch norm", alone.UNEVEN)
+    assert ours["step"] == expected["step"]
+    assert ours["history"][-1]["train_loss"] == pytest.approx(expected["history"][-1]["train_loss"], rel=0.3)
 
 
 def test_the_finder_and_the_trials_see_the_losses_of_all_ranks(two: list[dict]) -> None:
@@ -154,6 +177,8 @@ def test_a_rank_that_is_killed_ends_the_other_within_seconds_which_names_it_and_
     assert lost["exit_code"] == 75
     assert lost["seconds"] < 5
     assert lost["step"] == lost["checkpoint"] == 7
+    # The statistics of the step that was cut short are not in it.
+    assert close(alone.gone_on(folder / "lost", "batch norm"), alone.trained("batch norm", alone.UNEVEN))
 
 
 def test_what_ranks_tell_one_another_arrives(two: list[dict]) -> None:
@@ -187,6 +212,15 @@ def test_alone_nothing_is_asked_of_anyone() -> None:
 def test_a_number_of_processes_that_is_none_is_refused(said: str) -> None:
     with pytest.raises(UsageError, match="no number of processes"):
         started_with_others({"WORLD_SIZE": said})
+
+
+def test_one_process_of_accelerate_where_several_were_asked_for_is_refused() -> None:
+    asked = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    with pytest.raises(UsageError, match="starts only one with --cpu"):
+        started_with_others(asked)
+    assert started_with_others({**asked, "WORLD_SIZE": "2"})
+    assert not started_with_others({"ACCELERATE_USE_CPU": "True"})
+    assert not started_with_others({"MASTER_ADDR": "127.0.0.1"})
 
 
 def test_processes_that_do_not_know_where_to_meet_are_told_what_is_missing() -> None:

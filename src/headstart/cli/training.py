@@ -200,7 +200,7 @@ def train(
     chosen_plan = planned(len(data.rows("train")))
     body = recipe.Body(arch, weights, from_scratch)
     if run_folder is None:
-        forecast = recipe.forecast(data, chosen_plan, body, device=device)
+        forecast = recipe.forecast(data, chosen_plan, body, device=device, budget=budget)
         print(json.dumps(forecast.to_dict()) if as_json else str(forecast))
         return 0
     with _closing(loggers):
@@ -225,7 +225,7 @@ def _tell(result: Result, as_json: bool) -> int:
     """Print what a run gave, and return the exit code."""
     if as_json:
         print(json.dumps(result.summary, allow_nan=False))
-    else:
+    elif result.model.exists():  # not yet where the folds of an ensemble were stopped
         _print_result(result)
     if result.stop_signal is not None:
         print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 from headstart.errors import UsageError
 
@@ -27,17 +28,24 @@ def parse_duration(text: str) -> float:
 class Clock:
     """Seconds since the run began, and how many are left of its budget, if it has one.
 
-    `spent`: the seconds that a run took before it went on here.
+    `spent`: the seconds that a run took before it went on here. `now`: what tells the seconds.
     """
 
-    def __init__(self, budget: float | None = None, spent: float = 0.0) -> None:
+    def __init__(
+        self,
+        budget: float | None = None,
+        spent: float = 0.0,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.budget = budget
-        self._started = time.monotonic() - spent
+        self._now = now
+        self._started = now() - spent
 
     @property
     def elapsed(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self._started
+        return self._now() - self._started
 
     def left(self, reserve: float = 0.0) -> float:
         """Seconds left of the budget when `reserve` is kept for what follows; inf without one."""

@@ -9,34 +9,31 @@ frozen body sees is computed once for all of them.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data import folds as spread_over_folds
 from headstart.data import merge_groups, split_samples
-from headstart.errors import ConfigError, HeadstartError, UsageError
-from headstart.evaluation import Interval, Predictions, average, concatenate, interval
+from headstart.errors import ConfigError, HeadstartError, StoppedError, UsageError
 from headstart.imagedata import FeaturePool, ImageData
 from headstart.models import weights_identity
+from headstart.processes import current
 from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
-from headstart.recipe.finish import summary_of_folds
+from headstart.recipe.ensemble import FoldRun, put_together
 from headstart.recipe.folder import RunFolder
-from headstart.recipe.journal import Journal
+from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import engine_of
-from headstart.recipe.result import Result, StepResult
+from headstart.recipe.result import Result
 from headstart.recipe.steps import EightSteps
 from headstart.storage import read_json
 from headstart.training import Plan
-from headstart.types import Task
-
-if TYPE_CHECKING:
-    from headstart.deploy import Bundle
+from headstart.training.interrupts import stopped_by
 
 MOST_FOLDS = 20
 # A source may validate on a third of its pictures; a model that is to know k - 1 folds cannot spare so many.
@@ -47,12 +44,17 @@ MARK = "folds.json"
 
 @dataclass(frozen=True)
 class FoldOptions:
-    """What each fold's run is told beside data and plan; see `EightSteps`."""
+    """What each fold's run is told beside data and plan; see `EightSteps`.
+
+    `origin` is how the data of the ensemble is found again.
+    """
 
     count: int
     rate_ratio: float | None = None
     metric: str | None = None
     device: str = "auto"
+    origin: Origin = field(default_factory=Origin)
+    saving: Saving = field(default_factory=Saving)
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= MOST_FOLDS:
@@ -73,30 +75,69 @@ def train_folds(
 
     Folds that are finished in `folder` are not trained again. Each takes its equal share of what is left
     of the budget of `clock`. An interrupted fold ends the call with that fold's `Result`. Raises
-    `UsageError` for a plan that makes an ensemble in each fold, `DataError` where there are fewer
-    pictures than folds.
+    `UsageError` for a plan that makes an ensemble in each fold, and of several processes; `DataError` where
+    there are fewer pictures than folds.
     """
+    refuse_several()
     if plan.settings.snapshots == "ensemble":
         raise UsageError("an ensemble of ensembles", "with folds leave snapshots at none, or take a soup")
-    _begin(folder, plan, body, options)
-    division = _Division.of(data, options.count)
-    data = _look_once(data, plan, body, folder, narrator, options)
-    results: list[_Fold] = []
-    for number in range(options.count):
-        path = folder / "folds" / str(number + 1)
-        own = division.data(data, number)
-        if _is_finished(path, own, plan, body):
-            narrator.say(f"  fold {number + 1} of {options.count} is done already")
-        else:
-            narrator.say(f"\n  fold {number + 1} of {options.count}: {own.summary()}")
-            left = clock.left() / (options.count - number)
-            budget = None if clock.budget is None else max(1.0, left)
-            result = _train_fold(path, own, plan, body, narrator, options, budget)
-            if result.stop_signal is not None:
-                narrator.say(f"  stopped in fold {number + 1}: the same command again goes on from there")
-                return result
-        results.append(_Fold.read(path, own, division.held_out(number)))
-    return _together(data, plan, folder, narrator, results, clock)
+    with folder.locked():
+        journal = _begin(data, plan, body, folder, narrator, options, clock)
+        division = _Division.of(data, options.count)
+        data = _look_once(data, plan, body, folder, narrator, options)
+        results: list[FoldRun] = []
+        for number in range(options.count):
+            path = folder / "folds" / str(number + 1)
+            own = division.data(data, number)
+            if _is_finished(path, own, plan, body):
+                narrator.say(f"  fold {number + 1} of {options.count} is done already")
+            else:
+                narrator.say(f"\n  fold {number + 1} of {options.count}: {own.summary()}")
+                left = clock.left() / (options.count - number)
+                budget = None if clock.budget is None else max(1.0, left)
+                result = _train_fold(path, own, plan, body, narrator, options, budget, folder.path)
+                if result.stop_signal is not None:
+                    narrator.say(f"  stopped in fold {number + 1} of {options.count}")
+                    return replace(result, folder=folder.path)
+            results.append(FoldRun.read(path, own, division.held_out(number)))
+        made = put_together(data, plan, folder, narrator, results, clock)
+        journal.end()
+    return made
+
+
+def go_on_with_folds(journal: Journal, data: ImageData, narrator: Narrator) -> Result:
+    """Go on with an ensemble that ended before its time, with data that is ready.
+
+    What its folds have taken counts towards its budget. Raises what `train_folds` does.
+    """
+    assert journal.folds is not None
+    told = journal.said
+    options = FoldOptions(
+        journal.folds, told["rate_ratio"], told["metric"], told["device"], journal.origin, journal.saving
+    )
+    plan = Plan.from_yaml(read_json(journal.path / MARK)["plan"])
+    spent = sum(_spent(journal.path / "folds" / str(number + 1)) for number in range(journal.folds))
+    clock = Clock(told["budget"], spent)
+    folder = RunFolder(journal.path, goes_on=True)
+    return train_folds(data, plan, journal.body, folder, narrator, options, clock=clock)
+
+
+def _spent(path: Path) -> float:
+    """Return the seconds that a fold has taken so far, as far as it is known."""
+    with contextlib.suppress(HeadstartError, OSError):
+        if (path / "summary.json").is_file():
+            return float(read_json(path / "summary.json").get("seconds") or 0.0)
+        found = Journal.read(path).find()
+        return 0.0 if found is None else float(found.extra["elapsed"])
+    return 0.0
+
+
+def refuse_several() -> None:
+    """Raise `UsageError` where several processes were started: the folds are trained in one."""
+    if not current().alone:
+        raise UsageError(
+            "the folds of an ensemble are trained in one process", "leave torchrun or --folds out"
+        )
 
 
 def _train_fold(
@@ -107,8 +148,12 @@ def _train_fold(
     narrator: Narrator,
     options: FoldOptions,
     budget: float | None,
+    ensemble: Path,
 ) -> Result:
-    """Run the recipe for one fold, from where an earlier process was in it if it is the very same run."""
+    """Run the recipe for one fold, from where an earlier process was in it if it is the very same run.
+
+    Where SIGTERM ends it, it is the `ensemble` that is gone on with.
+    """
     journal = _begun(path, data, plan, body)
     steps = EightSteps(
         data,
@@ -120,15 +165,25 @@ def _train_fold(
         rate_ratio=options.rate_ratio,
         metric=options.metric,
         device=options.device,
+        saving=options.saving,
     )
-    return steps.run(journal)
+    try:
+        return steps.run(journal)
+    except StoppedError as error:
+        if error.exit_code != 128 + signal.SIGTERM:
+            raise
+        raise stopped_by(signal.SIGTERM, ensemble) from error
 
 
 def _begun(path: Path, data: ImageData, plan: Plan, body: Body) -> Journal | None:
     """Return the journal of a fold that was begun with these pictures, this plan and this body, if it was."""
     with contextlib.suppress(HeadstartError):
         journal = Journal.read(path)
-        same = journal.plan == plan and journal.body.arch == body.arch and not journal.changes(data)
+        same = (
+            journal.plan == plan.stretched(data.image_size)
+            and journal.body.arch == body.arch
+            and not journal.changes(data)
+        )
         if same and not journal.complete:
             journal.find()
             return journal
@@ -140,7 +195,16 @@ def goes_on(path: Path) -> bool:
     return (path / MARK).is_file() and not (path / "summary.json").is_file()
 
 
-def _begin(folder: RunFolder, plan: Plan, body: Body, options: FoldOptions) -> None:
+def _begin(
+    data: ImageData,
+    plan: Plan,
+    body: Body,
+    folder: RunFolder,
+    narrator: Narrator,
+    options: FoldOptions,
+    clock: Clock,
+) -> Journal:
+    """Write down what the ensemble is begun with, or check that it was begun with this."""
     terms = {"folds": options.count, "arch": body.arch, "plan": plan.to_yaml()}
     if folder.goes_on:
         before = read_json(folder / MARK)
@@ -149,9 +213,23 @@ def _begin(folder: RunFolder, plan: Plan, body: Body, options: FoldOptions) -> N
                 f"{folder.path} was begun with another number of folds, another body or another plan",
                 "go on with those, or start again with --force",
             )
-        return
-    folder.begin()
-    folder.save_json(MARK, terms)
+    else:
+        folder.begin()
+        folder.save_json(MARK, terms)
+    steps = EightSteps(
+        data,
+        plan,
+        body,
+        folder,
+        narrator,
+        clock=clock,
+        rate_ratio=options.rate_ratio,
+        metric=options.metric,
+        device=options.device,
+        origin=options.origin,
+        saving=options.saving,
+    )
+    return Journal.begin(steps, folds=options.count)
 
 
 def _look_once(
@@ -214,162 +292,3 @@ def _is_finished(path: Path, data: ImageData, plan: Plan, body: Body) -> bool:
         same = manifest.data == data.samples.fingerprint() and manifest.members[0].arch == body.arch
         return same and (path / "plan.yaml").read_text("utf-8") == plan.to_yaml()
     return False
-
-
-@dataclass(frozen=True, eq=False)
-class _Fold:
-    """What a fold's run left: its summary, and how it predicts what it never saw."""
-
-    path: Path
-    summary: dict[str, Any]
-    held_out: Predictions
-    test: Predictions | None
-    probe: Predictions | None
-
-    @classmethod
-    def read(cls, path: Path, data: ImageData, held_out: NDArray[np.int64]) -> _Fold:
-        rows = data.rows("test")
-        own = np.isin(rows, held_out)
-        table = _read(path / "predictions.csv", data, rows)
-        probe = path / "probe_predictions.csv"
-        return cls(
-            path,
-            read_json(path / "summary.json"),
-            table.take(own),
-            None if own.all() else table.take(~own),
-            _read(probe, data, rows).take(own) if probe.is_file() else None,
-        )
-
-
-def _read(path: Path, data: ImageData, rows: NDArray[np.int64]) -> Predictions:
-    """Read the test part of a table of predictions, its rows joined with those of the data again."""
-    table = Predictions.from_csv(path, task=data.task).part("test")
-    if len(table) != len(rows) or table.classes != data.classes:
-        raise ConfigError(f"{path} is not of this fold's pictures", "start again with --force")
-    thresholds = None
-    if table.thresholds is not None:
-        thresholds = np.broadcast_to(table.thresholds, table.logits.shape).copy()
-    return replace(table, index=rows, targets=data.samples.labels[rows], thresholds=thresholds)
-
-
-def _together(
-    data: ImageData,
-    plan: Plan,
-    folder: RunFolder,
-    narrator: Narrator,
-    results: list[_Fold],
-    clock: Clock,
-) -> Result:
-    from headstart.deploy import load_bundle
-
-    metric = str(results[0].summary["metric"])
-    steps = tuple(_step(number, fold, metric) for number, fold in enumerate(results, start=1))
-    tests = [fold.test for fold in results if fold.test is not None]
-    # Where nothing else was kept aside, these are the rows of a test part: none was used to choose by.
-    part = "valid" if tests else "test"
-    out_of_fold = _joined([fold.held_out for fold in results], part)
-    probes = [fold.probe for fold in results if fold.probe is not None]
-    probe = _joined(probes, part) if len(probes) == len(results) else None
-    bundles = [load_bundle(fold.path / "model") for fold in results]
-    thresholds = _thresholds(out_of_fold, metric)
-    test = None if not tests else average(tests).with_thresholds(thresholds)
-    with narrator.progress("writing the model and the report"):
-        summary = summary_of_folds(
-            data, steps, [fold.summary for fold in results], out_of_fold, test, thresholds, clock.elapsed
-        )
-        _save_model(folder, data, bundles, thresholds, summary)
-        table = folder.save_predictions("predictions.csv", (out_of_fold, test))
-        if probe is not None:
-            folder.save_predictions("probe_predictions.csv", (probe,))
-        plan.to_yaml(folder / "plan.yaml")
-        if data.audit is not None:
-            data.audit.write_quarantine(folder / "quarantine.csv")
-        _finish(folder, data, table, summary)
-    return Result(folder.path, steps, probe, out_of_fold, out_of_fold if test is None else test, summary)
-
-
-def _finish(folder: RunFolder, data: ImageData, table: Predictions, summary: dict[str, Any]) -> None:
-    from headstart.evaluation import rows_to_picture, write_report
-
-    for row in rows_to_picture(table):
-        folder.save_picture(f"pictures/{row}.jpg", data.picture(int(table.rows[row])))
-    folder.save_json("summary.json", summary)
-    write_report(folder.path)
-
-
-def _joined(parts: list[Predictions], split: str) -> Predictions:
-    """Return the rows of all folds in the order of the data."""
-    table = concatenate([part.with_thresholds(None) for part in parts])
-    if parts[0].thresholds is not None:
-        table = table.with_thresholds(np.concatenate([part.thresholds for part in parts]))
-    table = table.take(np.argsort(table.rows, kind="stable"))
-    return replace(table, split=np.full(len(table), split))
-
-
-def _thresholds(out_of_fold: Predictions, metric: str) -> NDArray[np.float64] | None:
-    from headstart.evaluation import fit_thresholds
-
-    if out_of_fold.task is not Task.MULTI_LABEL:
-        return None
-    return fit_thresholds(out_of_fold.with_thresholds(None), metric)
-
-
-def _save_model(
-    folder: RunFolder,
-    data: ImageData,
-    bundles: list[Bundle],
-    thresholds: NDArray[np.float64] | None,
-    summary: dict[str, Any],
-) -> None:
-    """Write the networks of all folds as one bundle; each one's temperature goes into its head."""
-    from headstart.deploy import Manifest, save_bundle
-
-    averaged = sum(bundle.manifest.tta for bundle in bundles)
-    figures = summary["final"]
-    manifest = Manifest(
-        members=tuple(bundle.manifest.members[0] for bundle in bundles),
-        classes=data.classes,
-        task=data.task,
-        thresholds=None if thresholds is None else tuple(thresholds.tolist()),
-        views=bundles[0].manifest.views,
-        tta=2 * averaged > len(bundles),
-        metrics={
-            f"{split} {name}": value
-            for split in ("valid", "test")
-            if figures[split]
-            for name, value in figures[split].items()
-        },
-        data=data.samples.fingerprint(),
-    )
-    save_bundle(folder / "model", [_cooled(bundle) for bundle in bundles], manifest, replace_old=True)
-
-
-def _cooled(bundle: Bundle) -> Any:
-    """Return the network of a bundle with its temperature worked into the last layer."""
-    import torch
-    from torch import nn
-
-    (model,) = bundle.models
-    last = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)][-1]
-    with torch.no_grad():
-        for parameter in last.parameters():
-            parameter.div_(bundle.manifest.temperature)
-    return model
-
-
-def _step(number: int, fold: _Fold, metric: str) -> StepResult:
-    metrics: dict[str, Interval] = {
-        name: interval(fold.held_out, name) for name in dict.fromkeys((metric, "log_loss"))
-    }
-    shown = metrics[metric]
-    return StepResult(
-        number=number,
-        name=f"fold {number}",
-        reason="Trained on the other folds, and asked about this one, which it never saw.",
-        kept=None,
-        outcome=f"{metric.replace('_', ' ')} {shown.value:.1%} ({shown.low:.1%} … {shown.high:.1%}), "
-        f"log loss {metrics['log_loss'].value:.3f} on {len(fold.held_out):,} pictures",
-        seconds=float(fold.summary.get("seconds") or 0.0),
-        epochs=sum(int(step.get("epochs") or 0) for step in fold.summary.get("steps", ())),
-        metrics=metrics,
-    )

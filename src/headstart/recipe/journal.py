@@ -74,8 +74,8 @@ class Journal:
     said: Mapping[str, Any]
 
     @classmethod
-    def begin(cls, steps: EightSteps) -> Journal:
-        """Write down what a run begins with."""
+    def begin(cls, steps: EightSteps, *, folds: int | None = None) -> Journal:
+        """Write down what a run begins with; `folds`: of how many an ensemble is to be made."""
         table = table_of(steps.data)
         said = plain(
             {
@@ -101,6 +101,7 @@ class Journal:
                 "pictures": sha256_bytes(table),
                 "settings": settings_of(steps.data),
                 "saving": dataclasses.asdict(steps.saving),
+                "folds": folds,
                 "versions": environment.versions(),
             }
         )
@@ -156,6 +157,12 @@ class Journal:
     def origin(self) -> Origin:
         """How the data is found again."""
         return Origin(**self.said["origin"])
+
+    @property
+    def folds(self) -> int | None:
+        """Of how many folds the run is to make an ensemble; None for a run of its own."""
+        count = self.said.get("folds")
+        return None if count is None else int(count)
 
     def changes(self, data: ImageData) -> Changes:
         """Return how data and its settings differ from what the run was begun with."""

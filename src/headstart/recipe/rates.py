@@ -1,4 +1,4 @@
-"""How fast a phase learns and how long: the finder, the ratio between groups, the budget of time."""
+"""How fast a phase learns: the finder, and the ratio between groups."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from headstart.processes import current
-from headstart.recipe.clock import spoken
-from headstart.recipe.forecast import measure_step
 from headstart.recipe.result import StepResult
 from headstart.training import Phase
 
@@ -27,41 +24,6 @@ HIGHEST_WHOLE_TIMES_RATIO = 3e-3
 BELOW_RISE = 5.0
 # Of the way from guessing to perfect: so far, and the body needs little change.
 NEARLY_THERE = 0.9
-# Seconds of a budget that are kept for the model and the report.
-LEAST_RESERVE = 5.0
-
-
-def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
-    """Cut the phase to what fits in the budget; says so, also when nothing of it fits."""
-    if steps.clock.budget is None:
-        return phase
-    if current().of_first(steps.clock.left(LEAST_RESERVE)) <= 0:
-        steps.narrator.say(f"  no time is left for {phase.name}: skipped")
-        return None
-    learner = steps.learner.precompute() if phase.precompute else steps.learner
-    cost = measure_step(learner)
-    epoch = cost.seconds * steps.data.steps_per_epoch
-    seen = sum(len(steps.data.rows(split)) for split in ("valid", "test"))
-    # What follows the phase costs about a third of a training step for each picture and view.
-    views = 1 + len(steps.data.views) + (3 if phase.frozen_to == 0 else 0)  # points on the way there
-    reserve = LEAST_RESERVE + epoch * seen * views / (3 * len(steps.data.rows("train")))
-    steps.reserve = reserve
-    left = current().of_first(steps.clock.left(reserve))
-    steps.narrator.say(
-        f"  {phase.name}: {phase.epochs} × {spoken(epoch)} ({cost}), {spoken(max(0.0, left))} left"
-    )
-    shorter = phase
-    while shorter.epochs * epoch > left and shorter.epochs > 1:
-        shorter = shorter.scaled(max(1, shorter.epochs - 1) / shorter.epochs)
-    if shorter.epochs * epoch > left:
-        steps.narrator.say(f"  no time is left for {phase.name} ({spoken(epoch)} an epoch): skipped")
-        return None
-    if shorter.epochs < phase.epochs:
-        steps.narrator.say(
-            f"  {phase.epochs} epochs would take {spoken(phase.epochs * epoch)}: "
-            f"cut to {shorter.epochs} to keep the budget"
-        )
-    return shorter
 
 
 def choose_ratio(steps: EightSteps) -> float:

@@ -13,7 +13,7 @@ from headstart.recipe.body import Body
 from headstart.recipe.changes import Changes
 from headstart.recipe.clock import Clock, parse_duration
 from headstart.recipe.folder import RunFolder, folder_apart, next_free
-from headstart.recipe.folds import FoldOptions, goes_on, train_folds
+from headstart.recipe.folds import FoldOptions, go_on_with_folds, goes_on, refuse_several, train_folds
 from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator, TerminalNarrator
 from headstart.recipe.plans import eight_steps
@@ -116,7 +116,8 @@ def resume(
 ) -> Result | None:
     """Go on with a run that ended before its time, to its end; returns None where it is complete already.
 
-    `path` is the run's folder. `data` is what the run was begun with, where that was not a folder.
+    `path` is the folder of a run, or of a fold ensemble, whose finished folds stay as they are. `data` is
+    what the run was begun with, where that was not a folder.
     Everything that the run was begun with holds on: plan, seed, batch size, the rates that were found, what
     is left of the budget. On a CPU the outcome has the bits that a run without a break would have given,
     whatever the number of threads that read pictures; only what the clock says differs, and in a run with
@@ -152,11 +153,13 @@ def go_on(
     accept_changes: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Result:
-    """Go on with a run over data that is ready; see `resume`."""
+    """Go on with a run, or the folds of an ensemble, over data that is ready; see `resume`."""
     changes = journal.changes(data)
     if changes:
         _refuse_changes(changes, accept_changes)
         narrator.say(f"  ! no longer bit-identical because the pictures are others: {changes.told()}")
+    if journal.folds is not None:
+        return go_on_with_folds(journal, data, narrator)
     found = journal.find()
     spent = 0.0
     if found is not None:
@@ -235,10 +238,8 @@ def prepare_folder(
     rank 0 makes it, and the others get folders of their own that nobody sees.
     """
     ranks = current()
-    if folds is not None and not ranks.alone:
-        raise UsageError(
-            "the folds of an ensemble are trained in one process", "leave torchrun or --folds out"
-        )
+    if folds is not None:
+        refuse_several()
     made = _make_folder(out, source, force=force, folds=folds) if ranks.first else None
     path = ranks.said("" if made is None else str(made.path))[0]
     return folder_apart(Path(path)) if made is None else made
@@ -275,7 +276,7 @@ def run_steps(
     """
     clock = Clock(budget)
     if folds is not None:
-        options = FoldOptions(folds, rate_ratio, metric, device)
+        options = FoldOptions(folds, rate_ratio, metric, device, origin or Origin(), saving or Saving())
         return train_folds(data, plan, body, folder, narrator, options, clock=clock)
     steps = EightSteps(
         data,

@@ -32,6 +32,7 @@ from headstart.evaluation import (
 from headstart.imagedata import ImageData
 from headstart.processes import current
 from headstart.recipe.body import Body
+from headstart.recipe.budget import Cost, at_phase, within_budget
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import finish
 from headstart.recipe.flips import check_flips
@@ -40,7 +41,7 @@ from headstart.recipe.interpolation import Mixture, mix_with_best
 from headstart.recipe.journal import Journal, Origin, Saving
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.probing import FirstLook, look_first
-from headstart.recipe.rates import choose_ratio, with_rates, within_budget
+from headstart.recipe.rates import choose_ratio, with_rates
 from headstart.recipe.result import Result, StepResult, Verdict
 from headstart.recipe.soup import combine_snapshots
 from headstart.recipe.verdict import diagnose, gain_in_log_loss, pays
@@ -105,6 +106,7 @@ class EightSteps:
         self.first: FirstLook | None = None
         self.stop_reason = ""
         self.reserve = 0.0
+        self.costs: dict[int, Cost] = {}
         self._learner: Learner | None = None
         self._snapshots: Snapshots | None = None
         self.found_rates: dict[tuple[int, Size], float] = {}
@@ -272,15 +274,15 @@ class EightSteps:
 
     def _prepared(self, phase: Phase) -> Phase | None:
         """Return the phase with its rates, and as many epochs as there is time for: None without time."""
-        whole = phase.frozen_to == 0
-        if whole and not self.body.from_scratch:
-            self._unfreeze()
-        self.learner.freeze_to(phase.frozen_to)
-        if phase.image_size is not None and phase.image_size != self.learner.data.image_size:
-            self.learner.set_data(self.learner.data.resize(phase.image_size))
-        ratio = choose_ratio(self) if whole and not self.body.from_scratch else 1.0
+        at_phase(self.learner, phase)
         fitting = within_budget(self, phase)
-        return None if fitting is None else with_rates(self, fitting, ratio)
+        if fitting is None:
+            return None
+        ratio = 1.0
+        if phase.frozen_to == 0 and not self.body.from_scratch:
+            self._unfreeze()
+            ratio = choose_ratio(self)
+        return with_rates(self, fitting, ratio)
 
     def _unfreeze(self) -> None:
         started = time.monotonic()

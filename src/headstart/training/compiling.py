@@ -10,6 +10,7 @@ from torch import nn
 from headstart.training.finder import seconds_per_step
 from headstart.training.losses import Loss
 from headstart.training.run import Run
+from headstart.training.synchronised import collects_statistics
 from headstart.types import BatchSource
 
 # Compiling is tried only in a phase that takes longer than this without it: it took 103 s for
@@ -61,9 +62,14 @@ def compiled_if_it_pays(
     """Return the network compiled, where that was `asked` for (`on`) or was measured to pay (`auto`).
 
     Decided once for each `key`, which names a phase of `steps` steps, and kept with the run. Only where the
-    `whole` network, or more of it than the head, trains is it worth a try.
+    `whole` network, or more of it than the head, trains is it worth a try. Batch norm that takes the
+    statistics of several ranks stops at each layer for what the others say, so there it is never compiled.
     """
     decided = run.adjustments.compiled
+    if key not in decided and not run.ranks.alone and collects_statistics(forward):
+        decided[key] = False
+        if asked == "on":
+            run.adjustments.notices.append("not compiled: batch norm waits for the other ranks at each layer")
     if key not in decided:
         decided[key] = asked == "on" or (
             asked == "auto"

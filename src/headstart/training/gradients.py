@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.errors import DataError, LostRankError, UsageError
-from headstart.faults import in_parts
+from headstart.faults import in_parts, part_size
 from headstart.inference import to_device
 from headstart.training.losses import Loss
 from headstart.training.precision import autocast_for
 from headstart.training.run import Run
 from headstart.training.seeding import seed_step
+from headstart.training.synchronised import NormsOfAllRanks, statistics_as_they_are
 from headstart.types import Batch
 
 # As torch's GradScaler: the scale doubles after so many steps that went well, and halves after one that
 # did not. After twenty in a row it is not the scale that is wrong.
 _GROWTH_STEPS = 2000
 _MOST_OVERFLOWS = 20
+_DIMENSIONS = 5
 
 OnLoss = Callable[[Tensor], Tensor]
 
@@ -34,24 +37,23 @@ class Statistics:
     """
 
     def __init__(self, forward: nn.Module, *, slots: int = 1) -> None:
-        self._buffers = [
-            buffer
-            for module in forward.modules()
-            if module.training
-            for buffer in module.buffers(recurse=False)
-        ]
+        training = [module for module in forward.modules() if module.training]
+        self._buffers = [buffer for module in training for buffer in module.buffers(recurse=False)]
+        # A batch norm has those of all ranks already; see `NormsOfAllRanks`.
+        others = [module for module in training if not isinstance(module, _BatchNorm)]
+        self._own = [buffer for module in others for buffer in module.buffers(recurse=False)]
         self._copies = [[buffer.clone() for buffer in self._buffers] for _ in range(slots)]
 
     def __len__(self) -> int:
         return len(self._buffers)
 
     def weighed(self, share: float) -> list[Tensor]:
-        """Return them weighed by this rank's share of a batch, to be added up over all ranks."""
-        return [(b if b.is_floating_point() else b.float()) * share for b in self._buffers]
+        """Return those of this rank's share of a batch weighed by it, to be added up over all ranks."""
+        return [(b if b.is_floating_point() else b.float()) * share for b in self._own]
 
     def take(self, averages: Sequence[Tensor]) -> None:
         """Take what `weighed` gave, added up, in their place; counts are whole numbers again."""
-        for buffer, average in zip(self._buffers, averages, strict=True):
+        for buffer, average in zip(self._own, averages, strict=True):
             buffer.copy_(average if buffer.is_floating_point() else average.round())
 
     def remember(self, step: int) -> None:
@@ -82,8 +84,9 @@ class Gradients:
 
     Of several ranks each has its share of the batch, which may be empty: gradients and losses are added up
     over all of them, weighed by how many samples (or what weight) each share has, once for a step. Where
-    memory runs out on one, all take the smaller parts from the next step on. On a CPU a batch norm in
-    training mode normalises each share by its own statistics, and the running ones are averaged.
+    memory runs out on one, all take the smaller parts from the next step on. A batch norm in training mode
+    takes the statistics of all shares together (see `NormsOfAllRanks`), or of the parts that the ranks work
+    on at the same time; where memory runs out on one, all work on the batch again.
     """
 
     def __init__(self, run: Run, forward: nn.Module, loss: Loss, statistics: Statistics) -> None:
@@ -93,6 +96,8 @@ class Gradients:
         self._parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
         self._trained = sum(p.numel() for p in self._parameters)
         self._ranks = run.ranks
+        self._norms = NormsOfAllRanks(forward, run.ranks, self._device)
+        self._sizes: list[int] = []
         self._in_use: list[bool] = []
 
     def __call__(self, batch: Batch, step: int, on_loss: OnLoss | None = None) -> Tensor:
@@ -118,22 +123,20 @@ class Gradients:
             said.append(
                 f"batch norm takes the statistics of {size} samples at a time, as the micro-batch asks"
             )
-        if not self._ranks.alone:
-            said.append(
-                f"batch norm takes the statistics of each share, averaged over {self._ranks.count} ranks"
-            )
+        if self._norms.collect:
+            said.append(f"batch norm takes the statistics of all {self._ranks.count} ranks together")
         notices += [notice for notice in said if len(self._statistics) and notice not in notices]
 
     def _of_all_ranks(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
         if self._ranks.alone:
             return self._whole(batch, step, on_loss, scale)
         share = self._share_of(batch)
-        if share:
-            loss = self._whole(batch, step, on_loss, scale * share) * share
-        else:
-            loss = torch.zeros((), device=self._device)
         moves = torch.is_grad_enabled()
         try:
+            if share or self._norms.collect:
+                loss = self._whole(batch, step, on_loss, scale * share) * share
+            else:
+                loss = torch.zeros((), device=self._device)
             gradients = self._gradients() if moves else []
             averages = self._statistics.weighed(share) if moves else []
             self._ranks.add_up([loss, *gradients, *averages])
@@ -148,8 +151,9 @@ class Gradients:
         """Return what part of the loss of all ranks that of this batch is; agree on what fits in memory."""
         fits, key = self._run.adjustments.fits, self._key(batch)
         weight = float(len(batch)) if batch.weight is None else _weight_of(batch)
-        weights, sizes = self._ranks.table(weight, fits.get(key, math.inf)).T
-        smallest = float(sizes.min())
+        weights, known, sizes = self._ranks.table(weight, fits.get(key, math.inf), len(batch)).T
+        self._sizes = [int(size) for size in sizes]
+        smallest = float(known.min())
         if smallest < fits.get(key, math.inf):
             fits[key] = int(smallest)
             self._tell(fits[key], len(batch))
@@ -176,7 +180,11 @@ class Gradients:
         return f"training {self._trained} of {shape}"
 
     def _whole(self, batch: Batch, step: int, on_loss: OnLoss | None, scale: float) -> Tensor:
+        together = self._norms.collect
+
         def work(parts: list[Batch]) -> Tensor:
+            if together:
+                return self._add_up_together(batch, parts, on_loss, scale)
             return self._add_up(parts, on_loss, scale)
 
         def before_retry(size: int) -> None:
@@ -190,6 +198,7 @@ class Gradients:
             fits=self._run.adjustments.fits,
             key=self._key(batch),
             most=self._run.micro_batch,
+            longest=max(self._sizes) if together else None,
             before_retry=before_retry,
         )
 
@@ -209,6 +218,45 @@ class Gradients:
         if total is None:
             raise DataError("every sample of a batch has the weight 0", "give at least one of them a weight")
         return total
+
+    def _add_up_together(
+        self, batch: Batch, parts: list[Batch], on_loss: OnLoss | None, scale: float
+    ) -> Tensor:
+        """As `_add_up`, part by part with the other ranks, whose batch norms wait for what these say."""
+        total = torch.zeros((), device=self._device)
+        shares = _shares(parts) if scale else [0.0] * len(parts)
+        longest, fits = max(self._sizes), self._run.adjustments.fits
+        size = part_size(longest, fits=fits, key=self._key(batch), most=self._run.micro_batch)
+        stand_in = self._stand_in(batch)
+        with self._norms.together():
+            for number, start in enumerate(range(0, longest, size)):
+                rows = [min(size, max(0, samples - start)) for samples in self._sizes]
+                has = rows[self._ranks.rank] > 0
+                part, share = (parts[number], shares[number]) if has else (stand_in, 0.0)
+                around = self._norms.over(rows)
+                if share:
+                    loss = batch_loss(self._run, self._forward, self._loss, part, around=around)
+                    loss = loss if on_loss is None else on_loss(loss)
+                    total = total + loss.detach() * share
+                else:
+                    # Nothing of the loss is this rank's.
+                    inputs, _ = to_device(part, self._device)
+                    loss = _logits(self._run, self._forward, inputs, around).sum()
+                if loss.requires_grad:
+                    torch.autograd.backward(loss * (share * scale))
+        return total
+
+    def _stand_in(self, batch: Batch) -> Batch:
+        """Return one sample of zeros like those of the batch, which an empty share need not show."""
+        shape = batch.inputs.shape[1:]
+        floating = batch.inputs.dtype not in (np.uint8, torch.uint8)
+        if 0 in self._sizes:
+            sides = (*shape, *[0] * (_DIMENSIONS - len(shape)))
+            said = self._ranks.table(len(shape), floating, *sides)[int(np.argmax(self._sizes))]
+            shape = tuple(int(side) for side in said[2 : 2 + int(said[0])])
+            floating = bool(said[1])
+        inputs = np.zeros((1, *shape), np.float32 if floating else np.uint8)
+        return Batch(inputs, np.zeros(1, np.int64), np.zeros(1, np.int64))
 
     def _start_again(self, step: int) -> None:
         assert self._run.optimizer is not None
@@ -244,16 +292,23 @@ class Gradients:
         return loss
 
 
-def batch_loss(run: Run, forward: nn.Module, loss: Loss, batch: Batch) -> Tensor:
+def batch_loss(
+    run: Run,
+    forward: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    *,
+    around: contextlib.AbstractContextManager[None] | None = None,
+) -> Tensor:
     """Return the mean loss of a batch, a float32 scalar with gradients, at the run's precision.
 
-    Raises `DataError` for class numbers that the network has no output for, and for targets that are
-    not finite.
+    `around`: what the network runs in, where the batch is but a share of one. Raises `DataError` for class
+    numbers that the network has no output for, and for targets that are not finite.
     """
     inputs, targets = to_device(batch, run.device)
-    alone = _statistics_as_they_are(forward) if len(batch) == 1 else contextlib.nullcontext()
-    with alone, autocast_for(run.device, run.precision):
-        logits = forward(inputs)
+    if around is None:
+        around = statistics_as_they_are(forward) if len(batch) == 1 else contextlib.nullcontext()
+    logits = _logits(run, forward, inputs, around)
     _check_targets(batch, logits)
     losses = loss(logits, targets)
     if batch.weight is None:
@@ -262,6 +317,14 @@ def batch_loss(run: Run, forward: nn.Module, loss: Loss, batch: Batch) -> Tensor
         raise UsageError("a loss that gives one number cannot weigh samples", "give one loss for each sample")
     weight = torch.as_tensor(batch.weight, dtype=losses.dtype, device=losses.device)
     return (losses * weight).sum() / weight.sum()
+
+
+def _logits(
+    run: Run, forward: nn.Module, inputs: Tensor, around: contextlib.AbstractContextManager[None]
+) -> Tensor:
+    with around, autocast_for(run.device, run.precision):
+        logits: Tensor = forward(inputs)
+    return logits
 
 
 def _check_targets(batch: Batch, logits: Tensor) -> None:
@@ -309,20 +372,3 @@ def _shares(parts: Sequence[Batch]) -> list[float]:
 
 def _weight_of(batch: Batch) -> float:
     return float(torch.as_tensor(batch.weight).double().sum())
-
-
-@contextlib.contextmanager
-def _statistics_as_they_are(forward: nn.Module) -> Iterator[None]:
-    """One sample has no variance: batch norms use what they know, and the step still counts."""
-    norms = [
-        module
-        for module in forward.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    ]
-    try:
-        for norm in norms:
-            norm.eval()
-        yield
-    finally:
-        for norm in norms:
-            norm.train()

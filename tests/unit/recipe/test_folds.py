@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,18 @@ from PIL import Image
 from headstart import augment as augmentation
 from headstart.data import Samples, scan_folder
 from headstart.deploy import load_predictor
-from headstart.errors import ConfigError, UsageError
+from headstart.errors import ConfigError, DataError, UsageError
 from headstart.evaluation import Predictions, average
 from headstart.imagedata import FeaturePool, ImageData
 from headstart.models import OnnxEngine
-from headstart.recipe import Body, Narrator, Result, prepare_folder, run_steps
+from headstart.processes import Ranks
+from headstart.recipe import Body, Narrator, Result, folds, prepare_folder, resume, run_steps
+from headstart.recipe.clock import Clock
 from headstart.recipe.steps import EightSteps
-from headstart.training import Plan, Settings
-from headstart.types import Task
+from headstart.training import Phase, Plan, Settings, constant
+from headstart.types import Task, World
 
-PROBE = Plan(())
+HEAD = Plan((Phase("head", 1, constant(), learning_rate=1e-3, augment=False, precompute=True),))
 COUNT = 3
 
 
@@ -60,15 +63,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def pictures(place: Path) -> ImageData:
+    augment = augmentation.none()
+    return ImageData.from_folder(place / "pictures", image_size=32, valid=0.25, threads=0, augment=augment)
+
+
 @pytest.fixture(scope="module")
 def train(place: Path, body: Body) -> Callable[..., Result]:
-    def run(out: str, *, plan: Plan = PROBE, folds: int = COUNT) -> Result:
-        augment = augmentation.none()
-        data = ImageData.from_folder(
-            place / "pictures", image_size=32, valid=0.25, threads=0, augment=augment
-        )
+    def run(out: str, *, plan: Plan = HEAD, folds: int = COUNT, budget: float | None = None) -> Result:
         folder = prepare_folder(place / out, place / "pictures", folds=folds)
-        return run_steps(data, plan, body, folder, Narrator(), folds=folds)
+        return run_steps(
+            pictures(place), plan, body, folder, Narrator(), folds=folds, budget=budget, metric="macro_f1"
+        )
 
     return run
 
@@ -160,6 +166,63 @@ def test_it_goes_on_with_the_first_fold_that_is_not_finished(
     assert again.summary["final"] == whole[0].summary["final"]
 
 
+@pytest.fixture(scope="module")
+def killed(place: Path, train: Train) -> Path:
+    """An ensemble that fell over in its second fold, with a budget of 1000 s."""
+    with pytest.MonkeyPatch.context() as patched:
+        stopped_at(2, [], patched)
+        with pytest.raises(MemoryError):
+            train("killed", budget=1000.0)
+    return place / "killed"
+
+
+def test_resume_goes_on_with_the_first_fold_that_is_not_finished(
+    whole: tuple[Result, int], killed: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, trained = tmp_path / "run", []
+    shutil.copytree(killed, out)
+    stopped_at(9, trained, monkeypatch)
+    clocks: list[Clock] = []
+    monkeypatch.setattr(folds, "Clock", lambda *given: clocks.append(Clock(*given)) or clocks[-1])
+    result = resume(out, pictures(place), narrator=Narrator())
+    assert result is not None
+    assert trained == ["2", "3"]
+    np.testing.assert_array_equal(result.valid.logits, whole[0].valid.logits)
+    assert result.summary["final"] == whole[0].summary["final"]
+    assert result.summary["metric"] == "macro_f1"
+    assert clocks[0].budget == 1000.0
+    first = json.loads((out / "folds" / "1" / "summary.json").read_text("utf-8"))
+    assert clocks[0].elapsed >= first["seconds"] > 0, "what the first fold took has been spent"
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in whole[0].folder.iterdir()
+    )
+    assert resume(out, pictures(place), narrator=Narrator()) is None
+
+
+def test_pictures_that_have_changed_are_named_before_any_fold_goes_on(
+    killed: Path, place: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures" / "cat" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"cat/3.png is not there any more"):
+        resume(killed, pictures(tmp_path), narrator=Narrator())
+
+
+def test_several_processes_neither_begin_nor_resume_the_folds(
+    killed: Path, train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+    stopped_at(1, trained, monkeypatch)
+    monkeypatch.setattr(folds, "current", lambda: Ranks(World(0, 2)))
+    for attempt in (
+        lambda: train("together"),
+        lambda: resume(killed, pictures(place), narrator=Narrator()),
+    ):
+        with pytest.raises(UsageError, match="trained in one process"):
+            attempt()
+    assert not trained
+
+
 def test_a_test_part_of_ones_own_is_predicted_by_the_ensemble_and_in_no_fold(
     make_folder, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +230,7 @@ def test_a_test_part_of_ones_own_is_predicted_by_the_ensemble_and_in_no_fold(
     folder = make_folder({"train/cat": 16, "train/dog": 16, "test/cat": 5, "test/dog": 5})
     data = ImageData.from_folder(folder, image_size=32, threads=0, augment=augmentation.none())
     run = prepare_folder(tmp_path / "run", folder, folds=2)
-    result = run_steps(data, PROBE, body, run, Narrator(), folds=2)
+    result = run_steps(data, HEAD, body, run, Narrator(), folds=2)
     assert result.test is not None
     assert sorted(result.test.rows.tolist()) == data.rows("test").tolist()
     assert not set(result.valid.rows.tolist()) & set(result.test.rows.tolist())
@@ -180,7 +243,7 @@ def test_tags_have_thresholds_of_their_own_in_each_fold(
 ) -> None:
     data = ImageData.from_samples(helmets(60), image_size=32, threads=0, augment=augmentation.none())
     run = prepare_folder(tmp_path / "run", data.samples.root, folds=2)
-    result = run_steps(data, PROBE, body, run, Narrator(), folds=2)
+    result = run_steps(data, HEAD, body, run, Narrator(), folds=2)
     assert result.valid.task is Task.MULTI_LABEL
     assert result.valid.thresholds is not None
     assert result.valid.thresholds.shape == (60, 2)
@@ -192,7 +255,7 @@ def test_what_cannot_be_is_refused(train: Train) -> None:
     with pytest.raises(UsageError, match="1 folds"):
         train("other", folds=1)
     with pytest.raises(UsageError, match="ensemble of ensembles"):
-        train("other", plan=replace(PROBE, settings=Settings(snapshots="ensemble")))
+        train("other", plan=replace(HEAD, settings=Settings(snapshots="ensemble")))
 
 
 def test_a_pool_gives_back_what_was_put_in_by_content() -> None:

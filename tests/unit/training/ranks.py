@@ -12,11 +12,14 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from headstart.errors import LostRankError
@@ -36,7 +39,8 @@ from headstart.training import (
     one_cycle,
     try_rates,
 )
-from headstart.training.gradients import Gradients
+from headstart.training.gradients import Gradients, Statistics
+from headstart.training.synchronised import NormsOfAllRanks
 from headstart.types import Batch, Task
 
 LOSS = loss_for(Task.SINGLE_LABEL)
@@ -60,22 +64,48 @@ class FixedBatchNorm(nn.BatchNorm1d):
 
 
 class LittleMemory(nn.Module):
-    """Runs out of memory on rank 1 beyond two samples."""
+    """Runs out of memory on rank 1 beyond two samples: on the way forward, or on the way `back`."""
+
+    def __init__(self, *, back: bool = False) -> None:
+        super().__init__()
+        self.back = back
 
     def forward(self, inputs):
         if current().rank == 1 and self.training and len(inputs) > 2:
-            raise torch.OutOfMemoryError("out of memory, for a test")
+            if not self.back:
+                self.run_out()
+            inputs = inputs.detach().requires_grad_() * 1
+            inputs.register_hook(self.run_out)
         return inputs
 
+    @staticmethod
+    def run_out(*_):
+        raise torch.OutOfMemoryError("out of memory, for a test")
 
-def make_run(norm: str, *first: nn.Module) -> Run:
+
+class Shapeless:
+    """A source whose empty batches do not look like the others: they are pictures as yet."""
+
+    def __init__(self, source: TensorSource) -> None:
+        self.source, self.sample_count = source, source.sample_count
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def epoch(self, epoch: int, *, start: int = 0):
+        for batch in self.source.epoch(epoch, start=start):
+            yield batch if len(batch) else replace(batch, inputs=np.zeros((0, 9, 9, 3), np.uint8))
+
+
+def make_run(norm: str, *first: nn.Module, last: tuple[nn.Module, ...] = ()) -> Run:
     torch.manual_seed(0)
     made = {
         "fixed batch norm": FixedBatchNorm,
         "layer norm": nn.LayerNorm,
         "batch norm": nn.BatchNorm1d,
     }[norm]
-    net = nn.Sequential(*first, Doubled(), nn.Linear(6, 12), made(12), nn.GELU(), nn.Linear(12, 3)).double()
+    layers = [*first, Doubled(), nn.Linear(6, 12), made(12), nn.GELU(), nn.Linear(12, 3), *last]
+    net = nn.Sequential(*layers).double()
     return Run(net, make_optimizer([list(net.parameters())], [1e-2]), seed=3, precision="float32")
 
 
@@ -124,7 +154,7 @@ def train(run: Run, count: int, *callbacks: Callback, resume: bool = False, epoc
 
     return fit(
         run,
-        source(count, 1, shuffle=True),
+        Shapeless(source(count, 1, shuffle=True)),
         rates=[1e-2],
         schedule=one_cycle(),
         epochs=epochs,
@@ -150,6 +180,54 @@ def outcome(run: Run) -> dict:
 
 def trained(norm: str, count: int, *callbacks: Callback, first: tuple[nn.Module, ...] = ()) -> dict:
     return outcome(train(make_run(norm, *first), count, *callbacks))
+
+
+def gradients(count: int) -> dict:
+    """The gradients of one batch of `count` and the statistics after it, of all kinds of batch norm."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        Doubled(),
+        nn.Unflatten(1, (1, 2, 3)),
+        nn.Conv2d(1, 4, 2),
+        BatchNormAct2d(4),  # timm's, with a ReLU inside
+        nn.Conv2d(4, 4, 1, bias=False),
+        nn.BatchNorm2d(4, affine=False),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+        nn.BatchNorm1d(5, momentum=None),
+        nn.Linear(5, 3),
+    ).double()
+    run = Run(net, make_optimizer([list(net.parameters())], [1e-2]), seed=3, precision="float32")
+    (batch,) = source(count, 1, shuffle=True).epoch(0)
+    # That of the package is computed in float32.
+    exact = partial(nn.functional.cross_entropy, reduction="none")
+    Gradients(run, net.train(), exact, Statistics(net))(batch, 0)
+    return {
+        "gradients": torch.cat([p.grad.flatten() for p in net.parameters()]).tolist(),
+        "statistics": torch.cat([buffer.double().flatten() for buffer in net.buffers()]).tolist(),
+    }
+
+
+def apart() -> dict:
+    """The control: each rank normalises its share by itself."""
+    with mock.patch.object(NormsOfAllRanks, "collect", False):
+        return gradients(7)
+
+
+def short_of_memory(norm: str) -> dict:
+    """Rank 1 runs out of memory before the first norm, after the last, and when the others are done."""
+    found = {}
+    for where, first, last in (
+        ("before", (LittleMemory(),), ()),
+        ("after", (), (LittleMemory(),)),
+        ("at the end", (LittleMemory(back=True),), ()),
+    ):
+        run = make_run(norm, *first, last=last)
+        found[where] = outcome(train(run, UNEVEN)) | {
+            "fits": run.adjustments.fits,
+            "notices": run.adjustments.notices,
+        }
+    return found
 
 
 def looked() -> dict:
@@ -178,8 +256,8 @@ def stopped(folder: Path, rank: int) -> dict:
     return outcome(run) | {"stop_signal": run.stop_signal}
 
 
-def gone_on(folder: Path) -> dict:
-    run = make_run("layer norm")
+def gone_on(folder: Path, norm: str = "layer norm") -> dict:
+    run = make_run(norm)
     load_checkpoint(find_checkpoint(folder), run)
     return outcome(train(run, UNEVEN, resume=True))
 
@@ -204,19 +282,30 @@ def talk() -> dict:
     }
 
 
-def lost(folder: Path) -> dict:
-    """Rank 1 is killed after a step; what the other says and keeps, and how soon."""
-    run, died = make_run("layer norm"), time.monotonic()
+class Dying(nn.Module):
+    """Is killed on rank 1 in the forward pass of a step, when its batch norms have told the others theirs."""
 
-    def die(run: Run) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def forward(self, inputs):
+        self.left -= self.training
+        if current().rank == 1 and self.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inputs
+
+
+def lost(folder: Path) -> dict:
+    """Rank 1 is killed within a step; what the other says and keeps, and how soon."""
+    run, died = make_run("batch norm", last=(Dying(7),)), time.monotonic()
 
     def look_at_the_clock(run: Run) -> None:
         nonlocal died
         died = time.monotonic()
 
     try:
-        train(run, UNEVEN, At(7, 1, die), At(7, 0, look_at_the_clock), Checkpointer(folder))
+        train(run, UNEVEN, At(7, 0, look_at_the_clock), Checkpointer(folder))
     except LostRankError as error:
         return {
             "message": error.message,
@@ -241,8 +330,9 @@ def scenarios(folder: Path) -> dict:
         found[norm] = {str(count): trained(norm, count) for count in (UNEVEN, EMPTY)}
     train(make_run("layer norm"), UNEVEN, seen, epochs=1)
     found["seen"] = seen.rows
-    memory = make_run("layer norm", LittleMemory())
-    found["little memory"] = outcome(train(memory, UNEVEN)) | {"fits": memory.adjustments.fits}
+    found["little memory"] = {norm: short_of_memory(norm) for norm in ("layer norm", "batch norm")}
+    found["gradients"] = {str(count): gradients(count) for count in (7, 2)}
+    found["apart"] = apart()
     found["looked"] = looked()
     found["asked to stop"] = asked_to_stop(current().count - 1)
     found["gone on"] = gone_on(folder / "one")

@@ -1,0 +1,186 @@
+"""What the runs of all folds left, put together: one bundle, one table, one report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstart.errors import ConfigError
+from headstart.evaluation import Interval, Predictions, average, concatenate, interval
+from headstart.imagedata import ImageData
+from headstart.recipe.clock import Clock
+from headstart.recipe.finish import summary_of_folds
+from headstart.recipe.folder import RunFolder
+from headstart.recipe.narrator import Narrator
+from headstart.recipe.result import Result, StepResult
+from headstart.storage import read_json
+from headstart.training import Plan
+from headstart.types import Task
+
+if TYPE_CHECKING:
+    from headstart.deploy import Bundle
+
+
+@dataclass(frozen=True, eq=False)
+class FoldRun:
+    """What a fold's run left: its summary, and how it predicts what it never saw."""
+
+    path: Path
+    summary: dict[str, Any]
+    held_out: Predictions
+    test: Predictions | None
+    probe: Predictions | None
+
+    @classmethod
+    def read(cls, path: Path, data: ImageData, held_out: NDArray[np.int64]) -> FoldRun:
+        """Read what the run in `path` left; `data` are its own, `held_out` the rows of its fold."""
+        rows = data.rows("test")
+        own = np.isin(rows, held_out)
+        table = _read(path / "predictions.csv", data, rows)
+        probe = path / "probe_predictions.csv"
+        return cls(
+            path,
+            read_json(path / "summary.json"),
+            table.take(own),
+            None if own.all() else table.take(~own),
+            _read(probe, data, rows).take(own) if probe.is_file() else None,
+        )
+
+
+def _read(path: Path, data: ImageData, rows: NDArray[np.int64]) -> Predictions:
+    """Read the test part of a table of predictions, its rows joined with those of the data again."""
+    table = Predictions.from_csv(path, task=data.task).part("test")
+    if len(table) != len(rows) or table.classes != data.classes:
+        raise ConfigError(f"{path} is not of this fold's pictures", "start again with --force")
+    thresholds = None
+    if table.thresholds is not None:
+        thresholds = np.broadcast_to(table.thresholds, table.logits.shape).copy()
+    return replace(table, index=rows, targets=data.samples.labels[rows], thresholds=thresholds)
+
+
+def put_together(
+    data: ImageData,
+    plan: Plan,
+    folder: RunFolder,
+    narrator: Narrator,
+    results: list[FoldRun],
+    clock: Clock,
+) -> Result:
+    """Write the model, the table and the report of an ensemble from what its folds left."""
+    from headstart.deploy import load_bundle
+
+    metric = str(results[0].summary["metric"])
+    steps = tuple(_step(number, fold, metric) for number, fold in enumerate(results, start=1))
+    tests = [fold.test for fold in results if fold.test is not None]
+    # Where nothing else was kept aside, these are the rows of a test part: none was used to choose by.
+    part = "valid" if tests else "test"
+    out_of_fold = _joined([fold.held_out for fold in results], part)
+    probes = [fold.probe for fold in results if fold.probe is not None]
+    probe = _joined(probes, part) if len(probes) == len(results) else None
+    bundles = [load_bundle(fold.path / "model") for fold in results]
+    thresholds = _thresholds(out_of_fold, metric)
+    test = None if not tests else average(tests).with_thresholds(thresholds)
+    with narrator.progress("writing the model and the report"):
+        summary = summary_of_folds(
+            data, steps, [fold.summary for fold in results], out_of_fold, test, thresholds, clock.elapsed
+        )
+        _save_model(folder, data, bundles, thresholds, summary)
+        table = folder.save_predictions("predictions.csv", (out_of_fold, test))
+        if probe is not None:
+            folder.save_predictions("probe_predictions.csv", (probe,))
+        plan.to_yaml(folder / "plan.yaml")
+        if data.audit is not None:
+            data.audit.write_quarantine(folder / "quarantine.csv")
+        _finish(folder, data, table, summary)
+    return Result(folder.path, steps, probe, out_of_fold, out_of_fold if test is None else test, summary)
+
+
+def _finish(folder: RunFolder, data: ImageData, table: Predictions, summary: dict[str, Any]) -> None:
+    from headstart.evaluation import rows_to_picture, write_report
+
+    for row in rows_to_picture(table):
+        folder.save_picture(f"pictures/{row}.jpg", data.picture(int(table.rows[row])))
+    folder.save_json("summary.json", summary)
+    write_report(folder.path)
+
+
+def _joined(parts: list[Predictions], split: str) -> Predictions:
+    """Return the rows of all folds in the order of the data."""
+    table = concatenate([part.with_thresholds(None) for part in parts])
+    if parts[0].thresholds is not None:
+        table = table.with_thresholds(np.concatenate([part.thresholds for part in parts]))
+    table = table.take(np.argsort(table.rows, kind="stable"))
+    return replace(table, split=np.full(len(table), split))
+
+
+def _thresholds(out_of_fold: Predictions, metric: str) -> NDArray[np.float64] | None:
+    from headstart.evaluation import fit_thresholds
+
+    if out_of_fold.task is not Task.MULTI_LABEL:
+        return None
+    return fit_thresholds(out_of_fold.with_thresholds(None), metric)
+
+
+def _save_model(
+    folder: RunFolder,
+    data: ImageData,
+    bundles: list[Bundle],
+    thresholds: NDArray[np.float64] | None,
+    summary: dict[str, Any],
+) -> None:
+    """Write the networks of all folds as one bundle; each one's temperature goes into its head."""
+    from headstart.deploy import Manifest, save_bundle
+
+    averaged = sum(bundle.manifest.tta for bundle in bundles)
+    figures = summary["final"]
+    manifest = Manifest(
+        members=tuple(bundle.manifest.members[0] for bundle in bundles),
+        classes=data.classes,
+        task=data.task,
+        thresholds=None if thresholds is None else tuple(thresholds.tolist()),
+        views=bundles[0].manifest.views,
+        tta=2 * averaged > len(bundles),
+        metrics={
+            f"{split} {name}": value
+            for split in ("valid", "test")
+            if figures[split]
+            for name, value in figures[split].items()
+        },
+        data=data.samples.fingerprint(),
+    )
+    save_bundle(folder / "model", [_cooled(bundle) for bundle in bundles], manifest, replace_old=True)
+
+
+def _cooled(bundle: Bundle) -> Any:
+    """Return the network of a bundle with its temperature worked into the last layer."""
+    import torch
+    from torch import nn
+
+    (model,) = bundle.models
+    last = [layer for layer in model.head.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.div_(bundle.manifest.temperature)
+    return model
+
+
+def _step(number: int, fold: FoldRun, metric: str) -> StepResult:
+    metrics: dict[str, Interval] = {
+        name: interval(fold.held_out, name) for name in dict.fromkeys((metric, "log_loss"))
+    }
+    shown = metrics[metric]
+    return StepResult(
+        number=number,
+        name=f"fold {number}",
+        reason="Trained on the other folds, and asked about this one, which it never saw.",
+        kept=None,
+        outcome=f"{metric.replace('_', ' ')} {shown.value:.1%} ({shown.low:.1%} … {shown.high:.1%}), "
+        f"log loss {metrics['log_loss'].value:.3f} on {len(fold.held_out):,} pictures",
+        seconds=float(fold.summary.get("seconds") or 0.0),
+        epochs=sum(int(step.get("epochs") or 0) for step in fold.summary.get("steps", ())),
+        metrics=metrics,
+    )
