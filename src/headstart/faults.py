@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, TypeVar
 
-from headstart.errors import HeadstartError, OutOfMemoryError
+from headstart.errors import DeviceLostError, HeadstartError, OutOfMemoryError
 from headstart.types import Batch
 
 if TYPE_CHECKING:
@@ -40,6 +40,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_device_failure(error: BaseException) -> bool:
     """Tell whether an error says that a device failed and must not be used again by this process."""
     return isinstance(error, RuntimeError) and not is_out_of_memory(error) and _says(error, _LOST)
+
+
+def device_lost(device: torch.device | str, error: BaseException) -> DeviceLostError:
+    """Return what a person is told of a device that failed with `error`."""
+    reason = str(error).splitlines()[0][:200]
+    return DeviceLostError(
+        f"{device} failed: {reason}",
+        "what was saved before is whole: go on with it in a new process, if need be on another device",
+    )
 
 
 def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from headstart.cli import commands
 from headstart.cli.main import run
+from headstart.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,19 @@ def test_a_fault_of_the_machine_is_told_from_one_of_ours(
     said = capsys.readouterr().err
     assert said.startswith(f"error[{code}]: {type(error).__name__}: {error}")
     assert "hint: " in said
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("a.png is gone", "put it back"), MemoryError("no"), ValueError("v")]
+)
+def test_what_was_noted_on_an_error_is_told_with_the_hint(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def app(*arguments: object, **options: object) -> None:
+        error.add_note("all until step 7 is kept in runs/a")
+        raise error
+
+    monkeypatch.setattr(commands, "app", app)
+    assert run(["doctor"]) != 0
+    (hint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hint: ")]
+    assert hint.endswith("; all until step 7 is kept in runs/a")

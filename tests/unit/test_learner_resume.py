@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from headstart.errors import ConfigError, InputMissingError
+from headstart.augment import Own, side_on
+from headstart.errors import ConfigError, DataError, InputMissingError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
 from headstart.training import Callback, Checkpointer, Phase, Settings, sgdr
 from headstart.training.checkpoint_folder import checkpoints
 
 PHASE = Phase("all", 2, sgdr(2), learning_rate=1e-3, frozen_to=0, stop_early=True)
+
+
+class PowerCut(BaseException):
+    """Nothing is saved on the way out."""
 
 
 class Fall(Callback):
@@ -22,11 +29,14 @@ class Fall(Callback):
 
     def after_step(self, run) -> None:
         if run.step == self.at:
-            raise MemoryError
+            raise PowerCut
 
 
-def learner(pictures, *, threads: int = 1, settings: Settings | None = None) -> Learner:
-    data = ImageData.from_folder(pictures, image_size=32, batch_size=8, threads=threads)
+def learner(
+    pictures, *, threads: int = 1, settings: Settings | None = None, change: Own | None = None
+) -> Learner:
+    augment = dataclasses.replace(side_on(), before=change)
+    data = ImageData.from_folder(pictures, image_size=32, batch_size=8, threads=threads, augment=augment)
     return Learner(data, "test_resnet", from_scratch=True, settings=settings, callbacks=())
 
 
@@ -35,7 +45,7 @@ def test_it_goes_on_to_the_same_bits_with_other_threads(make_folder, tmp_path) -
     whole = learner(pictures)
     whole.run_phase(PHASE)
     broken = learner(pictures)
-    with pytest.raises(MemoryError):
+    with pytest.raises(PowerCut):
         broken.run_phase(PHASE, (Checkpointer(tmp_path / "c", steps=1), Fall(4)))
     resumed = learner(pictures, threads=2)
     computing = torch.get_num_threads()
@@ -52,6 +62,32 @@ def test_it_goes_on_to_the_same_bits_with_other_threads(make_folder, tmp_path) -
         row["batch_losses"] for row in whole.run.history
     ]
     assert len(checkpoints(tmp_path / "c")) == 2
+
+
+def test_what_an_error_of_one_s_own_change_ended_goes_on_once_it_is_mended(make_folder, tmp_path) -> None:
+    pictures = make_folder({"a": 12, "b": 12})
+    calls = 0
+
+    def change(image):
+        nonlocal calls
+        calls += 1
+        if calls == 30:
+            raise ZeroDivisionError("of one's own")
+        return 255 - image
+
+    whole = learner(pictures, change=Own(lambda image: 255 - image, "inverted"))
+    whole.run_phase(PHASE)
+    broken = learner(pictures, threads=0, change=Own(change, "inverted"))
+    writer = Checkpointer(tmp_path / "c", seconds=1e9)
+    with pytest.raises(DataError, match="ZeroDivisionError: of one's own") as caught:
+        broken.run_phase(PHASE, (writer,))
+    assert str(tmp_path / "c") in caught.value.__notes__[0]
+    resumed = learner(pictures, change=Own(lambda image: 255 - image, "inverted"))
+    notes = resumed.resume(tmp_path / "c")
+    assert "ZeroDivisionError" in notes[0]
+    assert resumed.run.step == whole.run.step
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
 def test_what_does_not_fit_is_refused(make_folder, tmp_path) -> None:

@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     except HeadstartError as error:
         if debug:
             raise
-        return _fail(error.code, error.message, error.hint, error.exit_code, as_json)
+        return _fail(error.code, error.message, _with_notes(error.hint, error), error.exit_code, as_json)
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt) as error:
@@ -99,14 +99,20 @@ def run(arguments: list[str]) -> int:
             raise
         machine = _fault_of_the_machine(error)
         if machine is not None:
-            return _fail(machine.code, _first_line(error), machine.hint, machine.exit_code, as_json)
+            hint = _with_notes(machine.hint, error)
+            return _fail(machine.code, _first_line(error), hint, machine.exit_code, as_json)
         return _fail(
             "INTERNAL",
             _first_line(error),
-            "this is a fault of headstart: run again with --debug",
+            _with_notes("this is a fault of headstart: run again with --debug", error),
             EXIT_INTERNAL,
             as_json,
         )
+
+
+def _with_notes(hint: str, error: Exception) -> str:
+    """Return a hint, and what was noted on the error on its way: where training is kept, perhaps."""
+    return "; ".join(filter(None, (hint, *getattr(error, "__notes__", ()))))
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,8 @@ class Callback:
 
     `run` is the run under way: `run.span` says how far it has come, and writing a reason into
     `run.stop_reason` ends training after the step. What a callback must remember to go on after a
-    restart, it gives from `state` and takes back in `restore_state`.
+    restart, it gives from `state` and takes back in `restore_state`. After a restart `before_fit` comes
+    again, and within an epoch `before_epoch`; where validation had been broken off, so do its moments.
 
     Of several processes each calls its callbacks: a batch and its loss are then its own share, gradients,
     weights and metrics those of all. One that writes or prints sets `first_only`: rank 0 alone calls it.
@@ -72,6 +73,16 @@ class Callback:
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
+
+
+def named_callbacks(callbacks: Sequence[Callback]) -> dict[str, Callback]:
+    """Return callbacks by name: the class, and of a class that is there several times `Name 2`, `Name 3` …"""
+    named: dict[str, Callback] = {}
+    for callback in callbacks:
+        kind = type(callback).__name__
+        number = 1 + sum(type(other).__name__ == kind for other in named.values())
+        named[kind if number == 1 else f"{kind} {number}"] = callback
+    return named
 
 
 class EarlyStop(Callback):

@@ -21,9 +21,10 @@ from headstart.environment import versions
 from headstart.errors import ConfigError, InputMissingError
 from headstart.storage import json_bytes, load_tensors, read_json, tensor_bytes
 from headstart.training.adjustments import Adjustments
-from headstart.training.callbacks import Callback
+from headstart.training.callbacks import Callback, named_callbacks
 from headstart.training.checkpoint_folder import checkpoints, fault_of, prune, write_checkpoint_folder
 from headstart.training.disk import Disk
+from headstart.training.failures import failure_of
 from headstart.training.interrupts import PASSING_REASONS
 from headstart.training.run import History, Run, Span
 
@@ -41,6 +42,11 @@ class Found:
         """What was handed to `save_checkpoint` as `extra`."""
         found: dict[str, Any] = self.state["extra"]
         return found
+
+    @property
+    def failure(self) -> str:
+        """The traceback of the error that ended training there, "" where none did."""
+        return str((self.state.get("failure") or {}).get("traceback", ""))
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """Read what was handed to `save_checkpoint` as `extra_tensors`."""
@@ -137,7 +143,8 @@ def find_checkpoint(path: Path, *, run_id: str | None = None) -> Found:
     """Return the newest good checkpoint of `path`, a folder of checkpoints or one of them.
 
     An altered or torn checkpoint is passed over, and so is one of another run than `run_id`; `notes`
-    says so. Raises `InputMissingError` where there is none, `ConfigError` where none is good.
+    says so, and which error had ended training there. Raises `InputMissingError` where there is none,
+    `ConfigError` where none is good.
     """
     candidates = [path] if (path / "manifest.json").is_file() else checkpoints(path)
     if not candidates:
@@ -151,8 +158,10 @@ def find_checkpoint(path: Path, *, run_id: str | None = None) -> Found:
         if fault:
             faults.append(f"{candidate.name}: {fault}")
             continue
-        passed = (f"{'; '.join(faults)}: taken instead: {candidate.name}",) if faults else ()
-        return Found(candidate, state, passed)
+        notes = [f"{'; '.join(faults)}: taken instead: {candidate.name}"] if faults else []
+        if state.get("failure"):
+            notes.append(f"training had been ended by {state['failure']['error']}")
+        return Found(candidate, state, tuple(notes))
     raise ConfigError(
         f"no checkpoint in {path} is whole: {'; '.join(faults[:3])}", "start again, or restore a backup"
     )
@@ -196,6 +205,7 @@ def _plain_state(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "versions": versions(),
+        "failure": failure_of(run),
         "stop_reason": "" if run.stop_reason in PASSING_REASONS else run.stop_reason,
         "span": run.span.to_plain() if run.span is not None else None,
         "history": run.history.rows,
@@ -294,16 +304,6 @@ def _restore_optimizer(run: Run, groups: list[dict[str, Any]] | None, tensors: M
         beside = fused or tensor.ndim > 0
         place = parameters[owner].device if beside else torch.device("cpu")
         run.optimizer.state[parameters[owner]][entry] = tensor.to(place)
-
-
-def named_callbacks(callbacks: Sequence[Callback]) -> dict[str, Callback]:
-    """Return callbacks by name: the class, and of a class that is there several times `Name 2`, `Name 3` …"""
-    named: dict[str, Callback] = {}
-    for callback in callbacks:
-        kind = type(callback).__name__
-        number = 1 + sum(type(other).__name__ == kind for other in named.values())
-        named[kind if number == 1 else f"{kind} {number}"] = callback
-    return named
 
 
 def _callback_states(callbacks: Sequence[Callback]) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:

@@ -112,11 +112,15 @@ def prune(
     """Remove all checkpoints that are older than the newest `keep` whole ones; `spare` names others to keep.
 
     `known` has the names of those that were found whole before, and is added to: others are read and
-    compared with their hashes first.
+    compared with their hashes first. Where the folder cannot be read, nothing is removed.
     """
     disk = disk or Disk()
     whole = 0
-    for entry in checkpoints(folder):
+    try:
+        found = checkpoints(folder)
+    except OSError:
+        return
+    for entry in found:
         if whole >= max(1, keep):
             if entry.name not in spare:
                 # What cannot be removed costs space, and that is all.

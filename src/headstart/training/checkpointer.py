@@ -16,7 +16,8 @@ from headstart.errors import HeadstartError, OutputError, StorageError, UsageErr
 from headstart.training.callbacks import Callback
 from headstart.training.checkpoint import Found, save_checkpoint
 from headstart.training.disk import Disk
-from headstart.training.run import Row, Run
+from headstart.training.failures import is_finite
+from headstart.training.run import Row, Run, Span
 
 DEFAULT_SECONDS = 300.0
 # Of the time that a run takes, at most so much goes into checkpoints: where they are slow and epochs
@@ -28,13 +29,17 @@ Extra = Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 
 
 class Checkpointer(Callback):
-    """Writes a checkpoint into `folder` at the end of an epoch, every `seconds`, and when interrupted.
+    """Writes a checkpoint into `folder` at the end of an epoch, every `seconds`, and when broken off.
 
     At the end of an epoch and every `seconds`: unless checkpoints would then take more than
     `most_of_time` of all time. With `steps`, after every so many steps, whatever it costs. The newest
     `keep` whole ones stay, and of those that were written the one with the least `monitor`, if it is
     finite. `extra` is asked for what else is to be kept (what JSON can hold, and tensors). `run_id`
     tells the checkpoints of one run from another's.
+
+    Broken off: by a signal, or by an error of a source, transform, loss, metric or callback. What was trained
+    until then is saved if it is finite, the error and its traceback with it, and a note on the error says
+    where; training goes on from there to the same bits once the fault is gone.
 
     Where a checkpoint cannot be written, `warn` gets one line with the space that is needed and free,
     the earlier ones are untouched, and training goes on; the third miss in a row raises `StorageError`
@@ -72,6 +77,7 @@ class Checkpointer(Callback):
         self._known: set[str] = set()
         self._best, self._best_name = math.inf, ""
         self._cost = 0.0
+        self._newest: tuple[Any, ...] = ()
         self._last = time.monotonic()
 
     def watch(self, callbacks: Sequence[Callback]) -> None:
@@ -81,6 +87,9 @@ class Checkpointer(Callback):
     def take_over(self, found: Found) -> None:
         """Go on from a checkpoint: it is whole, and it knows which of those before it was the best."""
         self._known.add(found.path.name)
+        span = found.state["span"]
+        rows = len(found.state["history"])
+        self._newest = _place(found.state["step"], rows, None if span is None else Span.from_plain(span))
         best = found.extra.get("best_checkpoint")
         if best is not None:
             self._best, self._best_name = float(best["value"]), str(best["name"])
@@ -102,9 +111,25 @@ class Checkpointer(Callback):
             self._best, self._best_name = value, saved.name
 
     def after_fit(self, run: Run) -> None:
-        """Save where a signal ended training: it goes on from this very step."""
-        if run.stop_reason == "interrupted":
+        """Save where a signal or an error ended training: it goes on from this very step."""
+        if run.failure is not None:
+            self._keep_until(run.failure, run)
+        elif run.stop_reason == "interrupted":
             self.save(run)
+
+    def _keep_until(self, error: Exception, run: Run) -> None:
+        """Save what was trained until an error, and note on it where; nothing here hides that error."""
+        if self.misses >= MOST_MISSES or not run.ranks.first:
+            return
+        try:
+            if not is_finite(run):
+                error.add_note(f"not saved, as its weights are not finite: step {run.step}")
+            elif _place(run.step, len(run.history), run.span) == self._newest or self.save(run) is not None:
+                error.add_note(
+                    f"all until step {run.step} is kept in {self.folder}: resume goes on from there"
+                )
+        except Exception as other:  # of a disk, of the memory, of somebody's `state`: the first one counts
+            error.add_note(f"step {run.step} could not be saved: {other}")
 
     def save(self, run: Run, *, best: bool = False) -> Path | None:
         """Write a checkpoint now; return its folder, or None where that failed or another rank writes it.
@@ -139,6 +164,7 @@ class Checkpointer(Callback):
             self._cost = max(self._cost / 2, self._last - started)
         self.written += 1
         self.misses = 0
+        self._newest = _place(run.step, len(run.history), run.span)
         return path
 
     def _waited(self) -> float:
@@ -172,6 +198,12 @@ def in_order(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     for writer in writers:
         writer.watch(others)
     return (*others, *writers)
+
+
+def _place(step: int, rows: int, span: Span | None) -> tuple[Any, ...]:
+    """Return how far a run has come, the same where two checkpoints of it would hold the same."""
+    far = () if span is None else (span.name, span.epochs_done, span.batches_done, *span.told)
+    return (step, rows, *far)
 
 
 def _bytes_of(run: Run, callbacks: Sequence[Callback], tensors: Mapping[str, Tensor]) -> int:

@@ -77,6 +77,11 @@ class Guard:
         """Keep the batch-norm statistics as they are before this step."""
         self.statistics.remember(self._run.step)
 
+    def put_back(self) -> None:
+        """Leave things as they were before the step under way, which another error broke off."""
+        self.statistics.put_back(self._run.step)
+        self._optimizer.zero_grad()
+
     def check(self, loss: Tensor, norm: Tensor, batch: Batch, rate: float) -> list[float]:
         """Refuse the step if `loss` is not finite or the gradient `norm` is, at this rate, out of range.
 

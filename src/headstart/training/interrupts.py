@@ -17,7 +17,10 @@ from headstart.errors import StoppedError
 AT_ONCE = "ended at once"
 """The reason to stop when a second signal came: the step under way may be half done."""
 
-PASSING_REASONS = ("interrupted", "non-finite loss", AT_ONCE)
+FAILED = "failed"
+"""The reason to stop when something else raised an error: somebody's transform, loss, metric or callback."""
+
+PASSING_REASONS = ("interrupted", "non-finite loss", FAILED, AT_ONCE)
 """Reasons to stop that hold for a process, not for the run: after a restart training goes on."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

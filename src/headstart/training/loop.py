@@ -26,6 +26,7 @@ What `fit` does, and when it calls the callbacks:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -34,13 +35,14 @@ from torch import Tensor, nn
 
 from headstart.environment import process_seconds
 from headstart.errors import DataError, DeviceLostError, LostRankError, OutOfMemoryError, UsageError
-from headstart.faults import is_device_failure, is_out_of_memory
+from headstart.faults import device_lost, is_device_failure, is_out_of_memory
 from headstart.training.callbacks import Callback
 from headstart.training.checkpointer import in_order
+from headstart.training.failures import Moments, StepUnderWay, tell_of_the_end
 from headstart.training.gradients import Gradients
 from headstart.training.gradients import batch_loss as batch_loss
 from headstart.training.guard import Guard, NonFiniteError
-from headstart.training.interrupts import AT_ONCE, PASSING_REASONS, Interrupts
+from headstart.training.interrupts import AT_ONCE, FAILED, PASSING_REASONS, Interrupts
 from headstart.training.losses import Loss
 from headstart.training.optim import Rates, set_rates
 from headstart.training.rollback import DivergedError, Rollback
@@ -79,8 +81,9 @@ def fit(
 
     The first Ctrl-C or SIGTERM lets the step finish and returns with `run.stop_reason` set to
     `interrupted`. A loss or gradient that is not finite raises `NonFiniteError` and leaves the last
-    finite weights, unless a `Rollback` is among the callbacks. Where memory runs out, batches are worked
-    on in parts (see `Gradients`). Raises `OutOfMemoryError` where that does not help, and
+    finite weights, unless a `Rollback` is among the callbacks. Any other error leaves the run as it was after
+    its last whole step, and a `Checkpointer` saves that. Where memory runs out, batches are worked on in
+    parts (see `Gradients`). Raises `OutOfMemoryError` where that does not help, and
     `DeviceLostError` when the device fails. Dropout is seeded by (seed, step, rank); torch's random state
     is left as it was.
 
@@ -99,6 +102,7 @@ class _Fit:
 
     span: Span
     guard: Guard
+    step: StepUnderWay
     gradients: Gradients
     started: float
 
@@ -126,6 +130,7 @@ class _Fit:
         self.validate = validate
         self.ranks = run.ranks
         self.callbacks = in_order([each for each in callbacks if self.ranks.first or not each.first_only])
+        self.moments = Moments(run, self.callbacks)
         self.gradient_clip = gradient_clip
         self.device = torch.device(run.device)
         self.parameters = [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -156,36 +161,68 @@ class _Fit:
         self.forward.train()
         self.optimizer.zero_grad()
         self.guard = Guard(run, self.forward)
+        self.step = StepUnderWay(self.guard, self.callbacks)
         self.gradients = Gradients(run, self.forward, self.loss, self.guard.statistics)
         self.gradients.tell_of_parts()
         self.ranks.take_from_first([*run.model.parameters(), *run.model.buffers()])
         with own_randomness(self.device), self.interrupts, self.guard.watching():
             try:
-                self._each(lambda callback: callback.before_fit(run))
-                while self.span.epochs_done < self.span.epochs and not run.stop_reason:
-                    if self.train_epoch():
-                        self.close_epoch()
-            except KeyboardInterrupt:
-                if self.interrupts.count > 1:
-                    raise
-                self.span.record(self.guard.flush())
-                run.stop_reason = "interrupted"
-            except LostRankError:
-                self.span.record(self.guard.flush())
-                run.stop_reason = "interrupted"
+                self._train()
+            except BaseException as error:
+                self._end(was_training, error)
                 raise
-            except RuntimeError as error:
-                if not is_device_failure(error):
-                    raise
+            self._end(was_training)
+
+    def _train(self) -> None:
+        run = self.run
+        try:
+            self._each(lambda callback: callback.before_fit(run))
+            self.moments.catch_up()
+            while self._goes_on():
+                if self.train_epoch():
+                    self.close_epoch()
+        except KeyboardInterrupt:
+            if self.interrupts.count > 1:
+                raise
+            self.span.record(self.guard.flush())
+            run.stop_reason = "interrupted"
+        except (NonFiniteError, DivergedError, DeviceLostError):
+            raise
+        except Exception as error:
+            if is_device_failure(error):
                 run.stop_reason = "device lost"
-                raise _device_lost(self.device, error) from error
-            finally:
-                self.forward.train(was_training)
-                if self.interrupts.received is not None:
-                    once = self.interrupts.count == 1
-                    run.stop_reason = "interrupted" if once else AT_ONCE
-                    run.stop_signal = self.interrupts.received
-                self._each(lambda callback: callback.after_fit(run))
+                raise device_lost(self.device, error) from error
+            self._failed(error)
+            raise
+
+    def _goes_on(self) -> bool:
+        """Whether there is more to do: an epoch whose last step was taken is validated in any case."""
+        span = self.span
+        trained = span.batches_done == span.batches
+        return span.epochs_done < span.epochs and (trained or not self.run.stop_reason)
+
+    def _failed(self, error: Exception) -> None:
+        """Leave the run as it was after its last whole step, so that it may be saved.
+
+        Where the optimiser was about to take a step that cannot be: the checkpoint before holds.
+        """
+        run, span = self.run, self.span
+        span.asked = span.asked or run.stop_reason
+        lost = isinstance(error, LostRankError)
+        run.stop_reason = "interrupted" if lost and not self.step.half_done else FAILED
+        if self.step.half_done:
+            return
+        span.record(self.guard.flush())
+        self.step.undo()
+        run.failure = None if lost else error
+
+    def _end(self, was_training: bool, error: BaseException | None = None) -> None:
+        self.forward.train(was_training)
+        if self.interrupts.received is not None:
+            whole = self.interrupts.count == 1 and not self.step.half_done
+            self.run.stop_reason = "interrupted" if whole else AT_ONCE
+            self.run.stop_signal = self.interrupts.received
+        tell_of_the_end(self.run, self.callbacks, error)
 
     def train_epoch(self) -> bool:
         """Train over what is left of the epoch; return False when it was not trained to its end."""
@@ -198,6 +235,7 @@ class _Fit:
                 raise
             assert self.run.span is not None
             self.span = self.run.span
+            self.step.end()
             return False
 
     def _train_epoch(self) -> bool:
@@ -265,18 +303,19 @@ class _Fit:
     def train_step(self, batch: Batch, samples: int) -> None:
         """Train on a batch, of which all ranks together have `samples`."""
         run, span = self.run, self.span
+        self.step.begin()
         for callback in self.callbacks if len(batch) else ():
             batch = callback.before_batch(run, batch)
         factor = span.schedule.factor(span.done, span.total) * run.adjustments.rate_factor
         set_rates(self.optimizer, self.rates, factor, span.schedule.momentum(span.done, span.total))
         seed_step(self.device, run.seed, run.step, self.ranks.rank)
-        self.guard.remember()
 
         loss = self.gradients(batch, run.step, self._after_loss)
         for callback in self.callbacks:
             callback.after_backward(run)
         rate = self.rates[-1] * factor
         known = self.guard.check(loss, self._clipped_norm(), batch, rate)
+        self.step.move_weights()
         self._take_step()
 
         run.step += 1
@@ -284,8 +323,8 @@ class _Fit:
         span.sizes.append(len(batch) if self.ranks.alone else samples)
         span.rates.append(rate)
         span.record(known)
-        for callback in self.callbacks:
-            callback.after_step(run)
+        self.step.end()
+        self.moments.after_step()
 
     def _after_loss(self, loss: Tensor) -> Tensor:
         for callback in self.callbacks:
@@ -313,9 +352,18 @@ class _Fit:
                 metrics.update(self.validate())
             self._each(lambda callback: callback.after_validate(run, metrics))
         run.history.append(self._row(metrics))
+        before = dataclasses.replace(span)
         span.close_epoch()
         run.epoch += 1
-        self._each(lambda callback: callback.after_epoch(run, run.history[-1]))
+        try:
+            self.moments.after_epoch()
+        except Exception:
+            # What was validated (an average of the weights, perhaps) is gone after a restart: it is validated
+            # again, for those that have not been told.
+            span.reopen_epoch(before)
+            run.history.rows.pop()
+            run.epoch -= 1
+            raise
         self._agree()
 
     def _row(self, metrics: Mapping[str, float]) -> Row:
@@ -345,11 +393,3 @@ class _Fit:
     def _each(self, call: Callable[[Callback], None]) -> None:
         for callback in self.callbacks:
             call(callback)
-
-
-def _device_lost(device: torch.device, error: RuntimeError) -> DeviceLostError:
-    reason = str(error).splitlines()[0][:200]
-    return DeviceLostError(
-        f"{device} failed: {reason}",
-        "what was saved before is whole: go on with it in a new process, if need be on another device",
-    )

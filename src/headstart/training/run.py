@@ -110,7 +110,9 @@ class Span:
     """The stretch of training under way: one schedule over some epochs, and how far it has come.
 
     `step` is the number in the eight-step recipe (0 elsewhere); `batches` are those of an epoch.
-    `losses`, `sizes` and `rates` (that of the last group) belong to the epoch under way.
+    `losses`, `sizes` and `rates` (that of the last group) belong to the epoch under way. Where an error
+    broke off the telling of callbacks, `broken_off` names the moment, `told` those that had been told of it,
+    and `asked` is the reason to stop that one of them gave; see `headstart.training.failures`.
     """
 
     name: str
@@ -125,6 +127,9 @@ class Span:
     rates: list[float] = field(default_factory=list)
     average: float = 0.0
     weight: float = 0.0
+    broken_off: str = ""
+    told: list[str] = field(default_factory=list)
+    asked: str = ""
 
     @property
     def terms(self) -> tuple[int, int, Schedule]:
@@ -172,6 +177,11 @@ class Span:
         self.batches_done = 0
         self.losses, self.sizes, self.rates = [], [], []
 
+    def reopen_epoch(self, before: Span) -> None:
+        """Stand again as `before`, a copy from ahead of `close_epoch`."""
+        self.epochs_done, self.batches_done = before.epochs_done, before.batches_done
+        self.losses, self.sizes, self.rates = before.losses, before.sizes, before.rates
+
     def to_plain(self) -> dict[str, Any]:
         """Return the span as JSON can hold it."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -192,10 +202,12 @@ class Run:
     `precision` is resolved when the run is made (`auto` → what the device is fast at). `span` is the
     phase under way, or the last one. `stop_reason` is empty unless training ended before its time:
     `interrupted` (and then `stop_signal` has the signal's number), `ended at once` (by a second signal),
-    `non-finite loss`, `diverged`, `device lost`, or what a callback wrote there, which is how a callback
-    stops training. `average` holds what stood in for the weights in the last validation, where an average
-    did, until the next epoch begins. `micro_batch`: how many samples are worked on at once at most, None
-    for whole batches. `ranks`: the processes that train this model together.
+    `non-finite loss`, `diverged`, `device lost`, `failed` (by any other error), or what a callback wrote
+    there, which is how a callback stops training. `failure` is the error that is ending training, while
+    callbacks are told of the end, if what was trained until then is whole. `average` holds what stood in for
+    the weights in the last validation, where an average did, until the next epoch begins. `micro_batch`: how
+    many samples are worked on at once at most, None for whole batches. `ranks`: the processes that train
+    this model together.
     """
 
     model: nn.Module
@@ -209,6 +221,7 @@ class Run:
     span: Span | None = None
     stop_reason: str = ""
     stop_signal: int | None = None
+    failure: Exception | None = None
     average: Mapping[str, torch.Tensor] | None = None
     micro_batch: int | None = None
     adjustments: Adjustments = field(default_factory=Adjustments)

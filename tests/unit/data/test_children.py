@@ -110,6 +110,45 @@ def test_a_crash_that_does_not_happen_again_is_forgiven(
     assert (tmp_path / "crashed").is_dir()
 
 
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_child_that_somebody_else_ends_costs_no_picture(sent: signal.Signals) -> None:
+    before = child_processes()
+    with DecodingChildren(short_side=8) as children:
+        children.decode(GOOD)
+        (child,) = child_processes() - before
+        os.kill(child, sent)
+        assert children.decode(GOOD).size == (8, 8)
+        assert child not in child_processes()
+
+
+def test_a_child_that_somebody_stops_is_given_up_in_time_and_the_next_picture_is_fine() -> None:
+    before = child_processes()
+    with DecodingChildren(short_side=8, limits=Limits(decode_seconds=1.0)) as children:
+        children.decode(GOOD)
+        (child,) = child_processes() - before
+        os.kill(child, signal.SIGSTOP)
+        start = time.monotonic()
+        error = failure(children, GOOD)
+        assert (error.code, time.monotonic() - start < 10) == ("DECODE_TIMEOUT", True)
+        assert not getattr(error, "lasting", True), "it is looked at again"
+        assert children.decode(GOOD).size == (8, 8)
+
+
+def test_without_a_limit_a_child_that_is_stopped_would_be_waited_for() -> None:
+    before = child_processes()
+    with DecodingChildren(short_side=8, limits=Limits(decode_seconds=100)) as children:
+        children.decode(GOOD)
+        (child,) = child_processes() - before
+        os.kill(child, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(children.decode, GOOD)
+            time.sleep(1.5)
+            assert not asked.done()
+            children.close()
+            with pytest.raises(CancelledError):
+                asked.result(5)
+
+
 def test_what_a_library_prints_does_not_mix_with_the_answers(hostile: DecodingChildren) -> None:
     assert hostile.decode(spell(LAST)).size == (8, 8)
 

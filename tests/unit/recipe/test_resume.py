@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headstart.environment import process_started
 from headstart.errors import ConfigError, DataError, InputMissingError, OutputError, UsageError
 from headstart.imagedata import ImageData
 from headstart.recipe import Body, Journal, Narrator, RunFolder, Saving, go_on, resume, run_steps
@@ -272,6 +274,47 @@ def test_a_number_that_is_in_use_again_does_not_hold_the_folder(tmp_path) -> Non
 def test_two_locks_of_one_process_exclude_each_other(tmp_path) -> None:
     with Lock(tmp_path), pytest.raises(OutputError, match="in use"), Lock(tmp_path):
         pytest.fail("it is held")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_to_is_said_before_anything_is_done(
+    tmp_path, monkeypatch, number
+) -> None:
+    opened = os.open
+
+    def refuses(path, *arguments):
+        if str(path).endswith(NAME):
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr("headstart.recipe.lock.os.open", refuses)
+    with pytest.raises(OutputError, match=os.strerror(number)) as caught, Lock(tmp_path):
+        pytest.fail("it cannot be held")
+    assert caught.value.exit_code == 73
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_file_system_has_no_locks_number_and_start_of_the_process_decide(
+    tmp_path, monkeypatch
+) -> None:
+    def unsupported(*arguments):
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started = process_started(other.pid)
+        for said, held in ((started, True), (started - 1, False), (None, False)):
+            (tmp_path / NAME).write_text(json.dumps({"pid": other.pid, "started": said}))
+            if held:
+                with pytest.raises(OutputError, match=f"process {other.pid}"), Lock(tmp_path):
+                    pytest.fail("it is held")
+            else:
+                with Lock(tmp_path):
+                    assert json.loads((tmp_path / NAME).read_text())["pid"] == os.getpid()
+        other.kill()
+    (tmp_path / NAME).write_text(json.dumps({"pid": other.pid, "started": started}))
+    with Lock(tmp_path):
+        pass
 
 
 # ---- the pieces ------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import random
 import shutil
 from pathlib import Path
 
 import pytest
+from tests.unit.training.damage import damage_again_and_again
 from tests.unit.training.faulty_disks import Counting, Ending, Failing, PowerLoss
 
 from headstart.errors import ConfigError, HeadstartError, InputMissingError, OutputError, StorageError
@@ -68,6 +69,15 @@ def test_a_kill_at_any_call_leaves_the_newest_or_the_one_before(saved, tmp_path)
     assert set(seen) == {2, 3}
 
 
+def said(run, place: Path, disk: Failing) -> bool:
+    """Save, and return whether the error of the disk was said."""
+    try:
+        save_checkpoint(place, run, disk=disk)
+    except StorageError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_an_error_at_any_call_leaves_what_was_there_and_the_next_save_succeeds(
     saved, number, tmp_path
@@ -77,17 +87,29 @@ def test_an_error_at_any_call_leaves_what_was_there_and_the_next_save_succeeds(
     for at, call in enumerate(calls):
         place = tmp_path / f"failed-{at}"
         shutil.copytree(folder, place)
-        try:
-            save_checkpoint(place, run, disk=Failing(at, number))
-        except StorageError:
-            # Once it is renamed, older ones are removed; that this failed is no fault of the new one.
-            assert at < len(calls) - 2, call
+        # Once it is renamed, older ones are removed; that this fails is no fault of the new one.
+        assert said(run, place, Failing(at, number)) == (at < len(calls) - 2), call
         assert {"step-000000001", "step-000000002"} & {entry.name for entry in checkpoints(place)}
         assert fault_of(place / "step-000000002") == ""
         assert not [entry for entry in place.iterdir() if entry.name.endswith(".tmp")]
         run.step = 4
         assert find_checkpoint(save_checkpoint(place, run)).state["step"] == 4
         run.step = 3
+
+
+class Heedless(Failing):
+    """Takes what it could not wait for as done."""
+
+    def before(self, call: str, path: Path) -> None:
+        with contextlib.suppress(OSError) if call == "fsync" else contextlib.nullcontext():
+            super().before(call, path)
+
+
+def test_a_writer_that_does_not_heed_an_error_would_be_noticed(saved) -> None:
+    run, folder = saved
+    at = calls_of_a_save(run, folder).index("fsync")
+    assert said(run, folder, Failing(at, errno.EIO))
+    assert not said(run, folder, Heedless(at, errno.EIO))
 
 
 def saves_under_power_loss(run, tmp_path: Path, *, syncs: bool) -> list[str]:
@@ -125,40 +147,17 @@ def test_without_syncing_a_loss_of_power_would_take_it(make_run, tmp_path) -> No
     assert saves_under_power_loss(make_run(), tmp_path, syncs=False)
 
 
-def damaged(place: Path, drawn: random.Random, how: str) -> None:
-    name = drawn.choice((*FILES, "manifest.json"))
-    file = place / name
-    data = bytearray(file.read_bytes())
-    match how:
-        case "flip":
-            data[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
-        case "cut":
-            del data[drawn.randrange(len(data)) :]
-        case "hole":
-            start = drawn.randrange(len(data))
-            hole = slice(start, start + 4096)
-            if not any(data[hole]):
-                data.append(0)
-            data[hole] = bytes(len(data[hole]))
-        case "longer":
-            data += b"\0" * drawn.randrange(1, 9)
-    file.write_bytes(data)
-
-
 @pytest.mark.parametrize(("how", "count"), [("flip", 60), ("cut", 30), ("hole", 30), ("longer", 10)])
-def test_whatever_is_damaged_the_one_before_is_taken_and_both_are_named(saved, how, count, tmp_path) -> None:
+def test_whatever_is_damaged_the_one_before_is_taken_and_both_are_named(saved, how, count) -> None:
     _, folder = saved
-    whole = {name: (folder / "step-000000002" / name).read_bytes() for name in (*FILES, "manifest.json")}
-    drawn = random.Random(how)
-    for _ in range(count):
-        damaged(folder / "step-000000002", drawn, how)
-        found = find_checkpoint(folder)
-        assert found.state["step"] == 1
-        assert "step-000000002" in found.notes[0]
-        assert "step-000000001" in found.notes[0]
-        for name, data in whole.items():
-            (folder / "step-000000002" / name).write_bytes(data)
+    counted = damage_again_and_again(folder, how, count, seed=0)
+    assert counted.noticed == counted.damaged == count
     assert find_checkpoint(folder).state["step"] == 2
+
+
+def test_without_hashes_damage_to_the_weights_would_be_loaded(saved) -> None:
+    _, folder = saved
+    assert damage_again_and_again(folder, "flip", 60, seed=1).loads_all_the_same > 10
 
 
 def test_a_file_that_does_not_belong_there_and_another_run_s_checkpoint_are_found_out(
