@@ -533,6 +533,23 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def keeping_markdown(rules: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each rule of keeping is worth, as a table: log loss and points."""
+    lines = [
+        "**keeping** (gain on the probe in log loss, and in points)",
+        "",
+        f"| kept if better in | {' | '.join(rules)} |",
+        "|---|" + "---|" * len(rules),
+    ]
+    for rule in RULES:
+        cells = [
+            f"{row[rule]['gain in log loss']:+.3f}, {100 * row[rule]['gain in accuracy']:+.1f}"
+            for row in rules.values()
+        ]
+        lines.append(f"| {rule} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def report(options: argparse.Namespace) -> None:
     """Pool all rows that exist; write the row and the tables."""
     results: dict[str, Any] = {}
@@ -556,6 +573,9 @@ def report(options: argparse.Namespace) -> None:
     if not results:
         raise SystemExit(f"no row in {options.into}")
     text = markdown(results)
+    rules = {dataset: keeping(options.into, dataset) for dataset in DATASETS["frozen"]}
+    results["keeping"] = {dataset: worth for dataset, worth in rules.items() if worth}
+    text += keeping_markdown(results["keeping"])
     write_row(CLAIM, results, n=count, name="recipes", spreads=spreads, folder=options.results)
     (options.results / "recipes.md").write_text(text)
     print(text)
