@@ -146,7 +146,7 @@ def _average_views(steps: EightSteps, valid: Predictions) -> Predictions | None:
     started = time.monotonic()
     averaged = steps.ask(lambda best: best.tta("valid"))
     gain = gain_in_log_loss(valid, averaged)
-    kept = pays(gain, dearer=True)
+    kept = pays(gain, clearly=True)
     metrics = steps.measure(averaged)
     steps.record(
         StepResult(

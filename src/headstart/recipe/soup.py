@@ -143,7 +143,7 @@ def combine_snapshots(
         valid = judged = _ask(steps, members)
         what = f"{len(members)} networks, and as many times the cost of a prediction"
     gain = gain_in_log_loss(best.valid, judged)
-    kept, metrics = pays(gain, dearer=how == "ensemble"), steps.measure(valid)
+    kept, metrics = pays(gain, clearly=how == "ensemble"), steps.measure(valid)
     name = f"{how} of snapshots"
     if kept:
         steps.best = replace(best, valid=valid, state=dict(state), name=name, members=members)

@@ -347,7 +347,9 @@ class EightSteps:
     ) -> None:
         gain = gain_in_log_loss(self.best.valid, mixture.judged)
         accuracy = self.gain_in_metric(self.best.valid, mixture.judged)
-        kept = pays(gain)
+        # The head is at its optimum before it trains: see ADR 12.
+        head_alone = phase.frozen_to != 0 and not self.body.from_scratch
+        kept = pays(gain, clearly=head_alone)
         metrics = self.measure(mixture.valid)
         outcome = self.outcome(metrics, gain, kept, f"the {self.best.name}")
         if kept:

@@ -29,13 +29,13 @@ def softened(predictions: Predictions) -> Predictions:
     return predictions.with_temperature(max(1.0, fit_temperature(predictions)))
 
 
-def pays(gain: Gain, *, dearer: bool = False) -> bool:
+def pays(gain: Gain, *, clearly: bool = False) -> bool:
     """Say whether a step is kept: it is better in four of five resamples of the validation rows.
 
-    One that makes each prediction `dearer` must be clearly better: the 95 % interval of its gain lies above
-    zero.
+    One that makes each prediction dearer, or that seldom brings anything, is to be `clearly` better: the
+    95 % interval of its gain lies above zero.
     """
-    return gain.low > 0 if dearer else gain.probability >= SURE_ENOUGH
+    return gain.low > 0 if clearly else gain.probability >= SURE_ENOUGH
 
 
 def diagnose(train_loss: float, valid_losses: Sequence[float]) -> Verdict:

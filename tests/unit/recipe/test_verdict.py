@@ -19,5 +19,5 @@ def test_a_step_is_kept_where_it_is_better_in_four_of_five_resamples(gain: Gain,
 
 
 @pytest.mark.parametrize(("gain", "kept"), [(CLEAR, True), (LIKELY, False), (UNSURE, False), (WORSE, False)])
-def test_what_makes_each_prediction_dearer_must_be_clearly_better(gain: Gain, kept: bool) -> None:
-    assert pays(gain, dearer=True) is kept
+def test_what_seldom_pays_must_be_clearly_better(gain: Gain, kept: bool) -> None:
+    assert pays(gain, clearly=True) is kept
