@@ -111,7 +111,7 @@ PLAN = Plan(
 def test_what_pays_is_kept_saved_and_predicts_as_it_was_judged(
     make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(soup, "pays", lambda gain: True)
+    monkeypatch.setattr(soup, "pays", lambda gain, clearly: True)
     steps = make_steps(replace(PLAN, settings=Settings(snapshots=how, precision="float32")))
     result = steps.run()
     step = next(step for step in result.steps if step.name == f"{how} of snapshots")
@@ -132,7 +132,7 @@ def test_what_does_not_pay_leaves_the_best_model(steps: EightSteps, monkeypatch:
     other = {
         name: tensor + 0.3 if tensor.is_floating_point() else tensor for name, tensor in before.state.items()
     }
-    monkeypatch.setattr(soup, "pays", lambda gain: False)
+    monkeypatch.setattr(soup, "pays", lambda gain, clearly: False)
     for how in ("soup", "ensemble"):
         combine_snapshots(steps, PLAN.phases[0], before.state, [other], how)
         assert steps.best is before
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_among_its_snapshots_ends_as_it_would_have(
     make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Within the phase, with a moving average; and once more after it, where the ensemble is the best."""
-    monkeypatch.setattr(soup, "pays", lambda gain: True)
+    monkeypatch.setattr(soup, "pays", lambda gain, clearly: True)
     settings = Settings(snapshots="ensemble", ema=0.9, precision="float32")
     plan = replace(PLAN, phases=(PLAN.phases[0], replace(PLAN.phases[0], name="again")), settings=settings)
     saving = Saving(most_of_time=1.0)
