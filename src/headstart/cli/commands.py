@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headstart.cli.cleaning import clean
 from headstart.cli.looking import check, lr_find, models, shard
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.training import demo, resume, train
@@ -49,4 +50,5 @@ app.command("models")(models)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 app.command("report")(report)
+app.command("clean")(clean)
 add_plan_commands(app, train)

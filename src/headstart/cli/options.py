@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,6 +66,10 @@ OnLoss = Annotated[
         "--on-error",
         help="A picture that goes or changes while it is used: stop, or skip to leave it out and count it.",
     ),
+]
+Corrections = Annotated[
+    list[Path] | None,
+    typer.Option(help="Relabel and leave out pictures as this table of clean says; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

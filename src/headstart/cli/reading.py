@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ def read_data(
     max_bad: int | None = None,
     resize: str = "auto",
     quarantine: Path | None = None,
+    corrections: Sequence[Path] = (),
     background: str = "white",
     on_error: str = "stop",
 ) -> ImageData:
@@ -92,6 +94,7 @@ def read_data(
             max_bad=max_bad,
             resize=resize,
             quarantine=quarantine,
+            corrections=corrections,
             background=background,
             on_error=on_error,  # type: ignore[arg-type]
             on_progress=on_progress,

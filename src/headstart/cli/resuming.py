@@ -26,6 +26,7 @@ def origin_of(source: Source, *, log: str = "", **options: Any) -> Origin:
     for name in ("folder", "test_set", *(() if inside else ("labels",))):
         fields[name] = _absolute(fields[name])
     options["quarantine"] = _absolute(options["quarantine"])
+    options["corrections"] = [_absolute(table) for table in options["corrections"]]
     return Origin("command", {"source": fields, "data": options, "log": log})
 
 
@@ -56,6 +57,7 @@ def data_again(journal: Journal, narrator: Narrator, *, threads: int | None) -> 
     options = dict(origin.options["data"])
     options["largest_size"] = None if options["largest_size"] is None else tuple(options["largest_size"])
     options["quarantine"] = None if options["quarantine"] is None else Path(options["quarantine"])
+    options["corrections"] = [Path(table) for table in options.get("corrections", ())]
     options["batch_size"] = str(options["batch_size"])
     if threads is not None:
         options["threads"] = threads

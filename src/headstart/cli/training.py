@@ -20,6 +20,7 @@ from headstart.cli.options import (
     BatchSize,
     Cached,
     Compiling,
+    Corrections,
     Debug,
     Device,
     Ema,
@@ -135,6 +136,7 @@ def train(
         Path | None,
         typer.Option(help="Leave out the pictures in this list, as check --quarantine writes it."),
     ] = None,
+    corrections: Corrections = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/<name of the pictures' folder>.")
     ] = None,
@@ -193,6 +195,7 @@ def train(
         "max_bad": max_bad,
         "resize": resize,
         "quarantine": quarantine,
+        "corrections": tuple(corrections or ()),
         "background": background,
         "on_error": on_error,
     }

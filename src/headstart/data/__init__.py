@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from headstart.data.cache import PixelCache, default_budget
     from headstart.data.children import DecodingChildren
     from headstart.data.colours import Background, Colours, parse_background, spelled_background
+    from headstart.data.corrections import Suggestion, with_corrections, write_suggestions
     from headstart.data.duplicates import Duplicates, find_duplicates
     from headstart.data.finding import Finding, Findings, findings
     from headstart.data.grouping import merge_groups
@@ -39,6 +40,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "cache": ("PixelCache", "default_budget"),
     "children": ("DecodingChildren",),
     "colours": ("Background", "Colours", "parse_background", "spelled_background"),
+    "corrections": ("Suggestion", "with_corrections", "write_suggestions"),
     "duplicates": ("Duplicates", "find_duplicates"),
     "finding": ("Finding", "Findings", "findings"),
     "grouping": ("merge_groups",),
@@ -78,6 +80,7 @@ __all__ = [
     "Rules",
     "Samples",
     "Shapes",
+    "Suggestion",
     "Table",
     "audit",
     "choose_policy",
@@ -105,10 +108,12 @@ __all__ = [
     "spelled_background",
     "split_apart",
     "split_samples",
+    "with_corrections",
     "with_test_set",
     "without_quarantined",
     "write_quarantine",
     "write_shards",
+    "write_suggestions",
 ]
 
 

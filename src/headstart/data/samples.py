@@ -23,6 +23,8 @@ from headstart.types import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from headstart.data.corrections import Corrected
+
 SPLITS = ("train", "valid", "test")
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -52,7 +54,8 @@ class Samples:
     `group`: int64 (N,); rows of one group stay on one side of a split.
     `names`: what each row is called where its path does not say it: the member of an archive, the path
     within a remote folder. A picture has one name, and so one id, wherever it is packed or copied to.
-    `skipped`: what a scan left out, counted by reason. `notes`: what a person should know.
+    `skipped`: what a scan left out, counted by reason. `notes`: what a person should know. `corrected`: what
+    a person's corrections changed, a value for each table of them.
     """
 
     root: Path
@@ -67,6 +70,7 @@ class Samples:
     names: tuple[str, ...] | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    corrected: tuple[Corrected, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("labels", "split", "offset", "length", "group", "names"):

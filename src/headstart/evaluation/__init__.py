@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
     from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
+    from headstart.evaluation.label_errors import LabelDoubts, confident_joint, label_doubts
+    from headstart.evaluation.label_next import Rise, choose_next, rises, uncertainty
     from headstart.evaluation.metrics import (
         METRICS,
         ClassMetrics,
@@ -68,6 +70,8 @@ _HOMES = {
         "Interpretation",
     ),
     "interpret_tags": ("TagInterpretation", "TagMistakes"),
+    "label_errors": ("LabelDoubts", "confident_joint", "label_doubts"),
+    "label_next": ("Rise", "choose_next", "rises", "uncertainty"),
     "metrics": (
         "METRICS",
         "ClassMetrics",
@@ -113,18 +117,22 @@ __all__ = [
     "Gain",
     "Interpretation",
     "Interval",
+    "LabelDoubts",
     "Metric",
     "MirrorFindings",
     "Point",
     "Predictions",
     "ReliabilityBin",
+    "Rise",
     "Swap",
     "TagInterpretation",
     "TagMistakes",
     "average",
     "best_for_their_cost",
     "calibrate",
+    "choose_next",
     "concatenate",
+    "confident_joint",
     "confusion_matrix",
     "constant_answer",
     "cross_decided",
@@ -135,6 +143,7 @@ __all__ = [
     "fit_temperature",
     "fit_thresholds",
     "interval",
+    "label_doubts",
     "measure",
     "metric",
     "mirror_check",
@@ -148,11 +157,13 @@ __all__ = [
     "plot_schedule",
     "plot_tradeoff",
     "reliability",
+    "rises",
     "rows_to_picture",
     "show_pictures",
     "smallest_difference",
     "too_few_rows",
     "top_k",
+    "uncertainty",
     "wilson",
     "write_report",
 ]

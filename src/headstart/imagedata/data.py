@@ -37,6 +37,7 @@ from headstart.data import (
     read_table,
     scan_folder,
     split_apart,
+    with_corrections,
     without_quarantined,
 )
 from headstart.data import audit as audit_pictures
@@ -115,19 +116,20 @@ class ImageData:
     ) -> ImageData:
         """Read class folders, or train/valid/test folders, and look once at every picture.
 
-        Unreadable pictures are left out before the split (`data.audit` names them), and those that the
-        list `quarantine` names are not even looked at. Class folders are split by class, `valid` and
-        `test` being fractions; pictures that are the same, or nearly, stay on one side. `largest_size`:
-        the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what
-        becomes of other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at
-        all shapes. `balance="sampler"` repeats the pictures of rare classes in each training epoch until no
-        class is rarer than the largest, or the epoch is four times as long; `"loss"` lets each of them count
-        for more in the loss. `cache` says where decoded pixels are kept (`PixelCache`'s `mode`). A picture
-        that goes or changes after that look stops the work with its name; with `on_error="skip"` it is left
-        out from then on and counted (`data.lost`), as long as all that is left out stays within `max_bad`.
+        Unreadable pictures are left out before the split (`data.audit` names them), and those that the list
+        `quarantine` names are not even looked at. `corrections` are tables of new labels and of pictures to
+        leave out, applied in their order (`data.with_corrections`). Class folders are split by class, `valid`
+        and `test` being fractions; pictures that are the same, or nearly, stay on one side. `largest_size`:
+        the largest that `resize()` will ask for, so that pictures are decoded once. `resize`: what becomes of
+        other shapes than `image_size`: `crop`, `squish`, `pad`, or `auto` to choose by a look at all shapes.
+        `balance="sampler"` repeats the pictures of rare classes in each training epoch until no class is
+        rarer than the largest, or the epoch is four times as long; `"loss"` lets each of them count for more
+        in the loss. `cache` says where decoded pixels are kept (`PixelCache`'s `mode`). A picture that goes
+        or changes after that look stops the work with its name; with `on_error="skip"` it is left out from
+        then on and counted (`data.lost`), as long as all that is left out stays within `max_bad`.
         `background` is what transparency is laid on: `white`, `black`, `#rrggbb` or three numbers from 0 to
-        255; the model keeps it, and predicts alike. Grey pictures get three equal channels: pretrained
-        bodies take no fewer, so `decode`'s one channel is not offered here.
+        255; the model keeps it, and predicts alike. Grey pictures get three equal channels: pretrained bodies
+        take no fewer, so `decode`'s one channel is not offered here.
         Raises `InputMissingError` when nothing is there, `DataError` when what is there
         cannot be trained on, `UsageError` for options out of range.
         """
@@ -224,6 +226,7 @@ class ImageData:
         largest_size: int | str | Size | None = None,
         limit: int | None = None,
         quarantine: Path | None = None,
+        corrections: Sequence[Path] = (),
         on_progress: OnProgress | None = None,
         **options: Unpack[AuditedOptions],
     ) -> ImageData:
@@ -236,6 +239,8 @@ class ImageData:
         colours = Colours(parse_background(background))
         if quarantine is not None:
             samples = without_quarantined(samples, quarantine)
+        for table in corrections:
+            samples = with_corrections(samples, table)
         if limit is not None:
             samples = limit_samples(samples, limit, seed=options.get("seed", 0))
         size, augmentation = options.get("image_size", 224), options.get("augment") or side_on()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack, cast, get_args
 
@@ -51,6 +51,7 @@ class DataOptions(AuditedOptions, total=False):
     largest_size: int | str | Size | None
     limit: int | None
     quarantine: Path | None
+    corrections: Sequence[Path]
     on_progress: OnProgress | None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headstart.recipe.body import Body
+from headstart.recipe.cleaning import Cleaning, clean
 from headstart.recipe.clock import parse_duration
 from headstart.recipe.flips import check_flips, probe_flips
 from headstart.recipe.folder import RunFolder
@@ -23,6 +24,7 @@ from headstart.recipe.run import (
 
 __all__ = [
     "Body",
+    "Cleaning",
     "Forecast",
     "Journal",
     "Narrator",
@@ -33,6 +35,7 @@ __all__ = [
     "StepResult",
     "TerminalNarrator",
     "check_flips",
+    "clean",
     "eight_steps",
     "forecast",
     "go_on",

@@ -328,6 +328,7 @@ def _summary(
             "duplicates": 0 if audit is None else audit.duplicates,
             "leaked": _leaked(data),
             "notes": list(data.samples.notes),
+            "corrections": [table._asdict() for table in data.samples.corrected],
         },
         "model": {
             "arch": steps.body.arch,
