@@ -14,6 +14,23 @@ if TYPE_CHECKING:
         fit_temperature,
         reliability,
     )
+    from headstart.evaluation.comparing import (
+        Compared,
+        Comparison,
+        HeldOut,
+        compare,
+        compare_predictions,
+        read_held_out,
+    )
+    from headstart.evaluation.conformal import (
+        SET_METHODS,
+        SetReport,
+        SetRule,
+        cross_fitted_sets,
+        fit_sets,
+        judge_sets,
+        sets_of,
+    )
     from headstart.evaluation.doubts import (
         constant_answer,
         missing_classes,
@@ -22,6 +39,13 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
     from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
+    from headstart.evaluation.judging import (
+        Evaluation,
+        ViewsGain,
+        gain_of_views,
+        judge,
+        metrics_for,
+    )
     from headstart.evaluation.metrics import (
         METRICS,
         ClassMetrics,
@@ -49,6 +73,12 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.scaling import (
+        ClassScaling,
+        cross_scaled,
+        fit_scaling,
+        scale_classes,
+    )
     from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
     from headstart.evaluation.tradeoff import Point, best_for_their_cost, plot_tradeoff
 
@@ -60,6 +90,36 @@ _HOMES = {
         "cross_fitted",
         "fit_temperature",
         "reliability",
+    ),
+    "comparing": (
+        "Compared",
+        "Comparison",
+        "HeldOut",
+        "compare",
+        "compare_predictions",
+        "read_held_out",
+    ),
+    "conformal": (
+        "SET_METHODS",
+        "SetReport",
+        "SetRule",
+        "cross_fitted_sets",
+        "fit_sets",
+        "judge_sets",
+        "sets_of",
+    ),
+    "judging": (
+        "Evaluation",
+        "ViewsGain",
+        "gain_of_views",
+        "judge",
+        "metrics_for",
+    ),
+    "scaling": (
+        "ClassScaling",
+        "cross_scaled",
+        "fit_scaling",
+        "scale_classes",
     ),
     "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
     "interpret": (
@@ -106,11 +166,17 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METRICS",
+    "SET_METHODS",
     "Calibration",
     "ClassMetrics",
+    "ClassScaling",
+    "Compared",
+    "Comparison",
     "Confusion",
+    "Evaluation",
     "Example",
     "Gain",
+    "HeldOut",
     "Interpretation",
     "Interval",
     "Metric",
@@ -118,25 +184,38 @@ __all__ = [
     "Point",
     "Predictions",
     "ReliabilityBin",
+    "SetReport",
+    "SetRule",
     "Swap",
     "TagInterpretation",
     "TagMistakes",
+    "ViewsGain",
     "average",
     "best_for_their_cost",
     "calibrate",
+    "compare",
+    "compare_predictions",
     "concatenate",
     "confusion_matrix",
     "constant_answer",
     "cross_decided",
     "cross_fitted",
+    "cross_fitted_sets",
+    "cross_scaled",
     "decided_by",
     "every_tag",
     "f_beta",
+    "fit_scaling",
+    "fit_sets",
     "fit_temperature",
     "fit_thresholds",
+    "gain_of_views",
     "interval",
+    "judge",
+    "judge_sets",
     "measure",
     "metric",
+    "metrics_for",
     "mirror_check",
     "missing_classes",
     "paired",
@@ -147,8 +226,11 @@ __all__ = [
     "plot_reliability",
     "plot_schedule",
     "plot_tradeoff",
+    "read_held_out",
     "reliability",
     "rows_to_picture",
+    "scale_classes",
+    "sets_of",
     "show_pictures",
     "smallest_difference",
     "too_few_rows",
