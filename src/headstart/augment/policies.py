@@ -161,7 +161,7 @@ def _scales(plain: EvalPrepare, symmetries: Symmetries) -> Sequence[Prepare]:
     del symmetries
     fraction = plain.crop_fraction if plain.policy == "crop" else 1.0
     seen = [min(1.0, fraction * scale) if plain.policy == "crop" else scale for scale in SCALES]
-    return [ZoomedPrepare(plain, 1 / share) for share in seen if share <= 1.0]
+    return [ZoomedPrepare(plain, 1 / share) for share in seen if share <= 1.0 and share != fraction]
 
 
 POLICIES: dict[str, ViewPolicy] = {
@@ -199,7 +199,7 @@ def policy_views(name: str, plain: EvalPrepare, symmetries: Symmetries) -> Polic
     policy = POLICIES[name]
     if policy.mirrors and symmetries == "plain":
         raise UsageError(
-            "the model was trained on pictures that are never mirrored, so a mirror image may show another class",
+            "these pictures are never mirrored in training, so a mirror image may show another class",
             "choose multi-scale or one of the course's policies, which then leave mirror images out",
         )
     others = tuple(policy.others(plain, symmetries))
