@@ -62,7 +62,8 @@ if TYPE_CHECKING:
         top_k,
         wilson,
     )
-    from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check
+    from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check, refuse_mirrored
+    from headstart.evaluation.novelty import Novelty, fit_novelty
     from headstart.evaluation.plots import (
         plot_confusion_matrix,
         plot_losses,
@@ -144,7 +145,8 @@ _HOMES = {
         "top_k",
         "wilson",
     ),
-    "mirror": ("MirrorFindings", "Swap", "mirror_check"),
+    "mirror": ("MirrorFindings", "Swap", "mirror_check", "refuse_mirrored"),
+    "novelty": ("Novelty", "fit_novelty"),
     "plots": (
         "plot_confusion_matrix",
         "plot_losses",
@@ -181,6 +183,7 @@ __all__ = [
     "Interval",
     "Metric",
     "MirrorFindings",
+    "Novelty",
     "Point",
     "Predictions",
     "ReliabilityBin",
@@ -205,6 +208,7 @@ __all__ = [
     "decided_by",
     "every_tag",
     "f_beta",
+    "fit_novelty",
     "fit_scaling",
     "fit_sets",
     "fit_temperature",
@@ -227,6 +231,7 @@ __all__ = [
     "plot_schedule",
     "plot_tradeoff",
     "read_held_out",
+    "refuse_mirrored",
     "reliability",
     "rows_to_picture",
     "scale_classes",
