@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from headstart.activations import Activations
-from headstart.augment import Mixing
+from headstart.augment import Mixing, mirrors, policy_views, symmetries_of
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
@@ -33,6 +34,7 @@ from headstart.evaluation import (
     interval,
     measure,
     metric,
+    refuse_mirrored,
 )
 from headstart.imagedata import ImageData
 from headstart.inference import Forward, choose_device, module_forward, predict_samples
@@ -591,9 +593,21 @@ class Learner:
         values = measure(self._decided(predictions), ("log_loss", *self.metrics))
         return {"valid_loss": values["log_loss"], **values}
 
-    def tta(self, split: str = "valid") -> Predictions:
-        """Return predictions averaged over the views that the augmentation allows."""
-        return average([self.predictions(split, view) for view in self.data.views])
+    def tta(self, split: str = "valid", *, policy: str | None = None) -> Predictions:
+        """Return predictions averaged over several views of each picture.
+
+        `policy`: the views by name, see `augment.POLICIES` (None: those that the augmentation allows, the
+        plain one alone where it never mirrors). Raises `UsageError` for an unknown policy, and where a
+        policy mirrors pictures that are never mirrored in training, or that show other classes mirrored.
+        """
+        if policy is None:
+            return average([self.predictions(split, view) for view in self.data.views])
+        plain, symmetries = self.data.evaluation, symmetries_of(self.data.augmentation)
+        chosen = policy_views(policy, plain, symmetries)
+        seen = [self.predictions(split, view) for view in chosen.views]
+        if mirrors(policy, symmetries) and seen[0].task is Task.SINGLE_LABEL:
+            refuse_mirrored(seen[0], self.predictions(split, dataclasses.replace(plain, flip=True)))
+        return average(seen, chosen.weights)
 
     def interpret(self, split: str = "valid") -> Interpretation | TagInterpretation:
         """Return tables and pictures of what the model gets right and wrong.
