@@ -25,6 +25,7 @@ from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import (
+    METRICS,
     Interpretation,
     Interval,
     Predictions,
@@ -36,6 +37,7 @@ from headstart.evaluation import (
     metric,
     refuse_mirrored,
 )
+from headstart.evaluation.metrics import MetricLike
 from headstart.imagedata import ImageData
 from headstart.inference import Forward, choose_device, module_forward, predict_samples
 from headstart.models import (
@@ -117,15 +119,14 @@ class Learner:
         weights: str | Path | None = None,
         from_scratch: bool = False,
         head: str = "linear",
-        metrics: Sequence[str] = ("accuracy",),
+        metrics: Sequence[MetricLike] = ("accuracy",),
         settings: Settings | None = None,
         device: str = "auto",
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.metrics = tuple(metrics)
-        for name in self.metrics:
-            metric(name)
+        self._figures = tuple(metric(each) for each in metrics)
+        self.metrics = tuple(each.name for each in self._figures)
         self.identity: str | None = None
         if isinstance(arch, Classifier):
             self.model = arch
@@ -590,7 +591,7 @@ class Learner:
             fits=self.run.adjustments.fits,
         )
         predictions = self._predicted(forward, source, split)
-        values = measure(self._decided(predictions), ("log_loss", *self.metrics))
+        values = measure(self._decided(predictions), ("log_loss", *self._figures))
         return {"valid_loss": values["log_loss"], **values}
 
     def tta(self, split: str = "valid", *, policy: str | None = None) -> Predictions:
@@ -620,12 +621,13 @@ class Learner:
         return Interpretation(predictions, self.data.picture)
 
     def _decided(self, predictions: Predictions) -> Predictions:
-        return cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
+        first = self.metrics[0] if self.metrics else ""
+        return cross_decided(predictions, first if first in METRICS else "f2")
 
     def score(self, split: str = "valid") -> Mapping[str, Interval]:
         """Return each metric of a split with its 95 % interval."""
         predictions = self._decided(self.predictions(split))
-        return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
+        return {each.name: interval(predictions, each) for each in (*self._figures, metric("log_loss"))}
 
     def summary(self) -> str:
         """Return a table of the stages, their groups, parameters, and the frozen line."""

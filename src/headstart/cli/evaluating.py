@@ -36,9 +36,7 @@ def evaluate(
     source: Source,
     part: Annotated[
         str,
-        typer.Option(
-            help="Which labelled pictures: auto (test, else valid, else all), all, train, valid, test."
-        ),
+        typer.Option(help="Which part: all, train, valid, test; auto: test, else valid, else all."),
     ] = "auto",
     metric: Metrics = None,
     tta: Policy = None,

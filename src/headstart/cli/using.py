@@ -38,12 +38,11 @@ def predict(
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
     limit_threads(threads)
+    views = policy_of("none" if no_tta else tta)
     with load_predictor(
         model_in(model), device=device, threads=threads, batch_size=batch_size, trusted=trusted
     ) as predictor:
-        predictions = predictor.predict(
-            [Path(picture) for picture in pictures], tta=policy_of("none" if no_tta else tta)
-        )
+        predictions = predictor.predict([Path(picture) for picture in pictures], tta=views)
     if out is not None:
         predictions.to_csv(out)
     else:
