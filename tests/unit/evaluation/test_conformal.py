@@ -34,7 +34,7 @@ def drawn(count: int, *, seed: int, sharpness: float = 1.0) -> Predictions:
     return Predictions(logits * sharpness, CLASSES, targets=(logits + noise).argmax(axis=1))
 
 
-def coverages(level: float, method: str, *, sharpness: float, count: int = 99, trials: int = 300) -> float:
+def coverages(level: float, method: str, *, sharpness: float, count: int = 99, trials: int = 150) -> float:
     """The mean share of new pictures whose truth is in the set, over many calibrations."""
     shares = []
     for seed in range(trials):
@@ -52,16 +52,18 @@ def test_the_truth_is_in_the_smallest_sets_at_the_stated_rate_however_wrong_the_
     sharpness: float,
 ) -> None:
     # 99 rows at 90 %: on average exactly 90 % to 91 % of new pictures (Vovk et al. 2005).
-    assert coverages(0.9, "least", sharpness=sharpness) == pytest.approx(0.9, abs=0.012)
-    # The control: trusting the probabilities, as sets that hold 90 % of them, does not cover so.
-    new = drawn(4000, seed=5, sharpness=sharpness)
+    assert coverages(0.9, "least", sharpness=sharpness) == pytest.approx(0.9, abs=0.015)
+
+
+def test_trusting_the_probabilities_instead_does_not_cover_as_promised() -> None:
+    # The control: classes until they hold 90 % of the probability, of a model four times too sure.
+    new = drawn(4000, seed=5, sharpness=4.0)
     trusting = sets_of(new, SetRule("adaptive", 0.9, 0.9))
-    covered = judge_sets(new, trusting, 0.9).coverage.value
-    assert abs(covered - 0.9) > 0.03
+    assert judge_sets(new, trusting, 0.9).coverage.value < 0.8
 
 
 def test_adaptive_sets_cover_at_least_at_the_stated_rate() -> None:
-    covered = coverages(0.8, "adaptive", sharpness=2.0, trials=150)
+    covered = coverages(0.8, "adaptive", sharpness=2.0, trials=80)
     assert 0.79 <= covered <= 0.93
 
 
