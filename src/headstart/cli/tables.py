@@ -65,7 +65,7 @@ def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
     count = max(1, min(top, len(predictions.classes)))
     numbered = tuple(str(number) for number in range(len(predictions)))
     paths = numbered if predictions.paths is None else predictions.paths
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, path in enumerate(paths):
         status = "" if predictions.status is None else str(predictions.status[number])
         order = np.argsort(-probabilities[number], kind="stable")

@@ -106,7 +106,7 @@ def targets_by_name(samples: Samples, classes: tuple[str, ...], task: Task) -> N
     number = {name: place for place, name in enumerate(classes)}
     if task is Task.SINGLE_LABEL:
         table = np.array([*(number.get(name, -1) for name in samples.classes), -1], np.int64)
-        return table[samples.labels]
+        return np.asarray(table[samples.labels])
     targets = np.zeros((len(samples), len(classes)), np.uint8)
     for place, name in enumerate(samples.classes):
         if name in number:

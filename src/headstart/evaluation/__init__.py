@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         wilson,
     )
     from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check, refuse_mirrored
-    from headstart.evaluation.novelty import Novelty, fit_novelty
+    from headstart.evaluation.novelty import Novelty, NoveltyReport, fit_novelty
     from headstart.evaluation.plots import (
         plot_confusion_matrix,
         plot_losses,
@@ -146,7 +146,7 @@ _HOMES = {
         "wilson",
     ),
     "mirror": ("MirrorFindings", "Swap", "mirror_check", "refuse_mirrored"),
-    "novelty": ("Novelty", "fit_novelty"),
+    "novelty": ("Novelty", "NoveltyReport", "fit_novelty"),
     "plots": (
         "plot_confusion_matrix",
         "plot_losses",
@@ -184,6 +184,7 @@ __all__ = [
     "Metric",
     "MirrorFindings",
     "Novelty",
+    "NoveltyReport",
     "Point",
     "Predictions",
     "ReliabilityBin",

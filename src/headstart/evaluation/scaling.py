@@ -87,7 +87,7 @@ def fit_scaling(predictions: Predictions) -> Floats:
     >>> bool(offsets[1] > offsets[0])
     True
     """
-    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.optimize import minimize
 
     count = len(predictions.classes)
     scored = predictions.scored()

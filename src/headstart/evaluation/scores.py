@@ -35,7 +35,7 @@ def within_top(predictions: Predictions, *, count: int) -> Floats:
     """Whether the truth is among the `count` most probable classes, 0 or 1; of equals the first."""
     single_only(predictions, f"top_{count}")
     truth = targets_of(predictions)[:, None]
-    logits = predictions.logits if predictions.scaling is None else predictions.scaled_logits
+    logits: NDArray[Any] = predictions.logits if predictions.scaling is None else predictions.scaled_logits
     score = np.take_along_axis(logits, truth, axis=1)
     earlier = np.arange(len(predictions.classes)) < truth
     ahead = (logits > score) | ((logits == score) & earlier)
