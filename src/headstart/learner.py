@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from headstart.activations import Activations
 from headstart.augment import Mixing, mirrors, policy_views, symmetries_of
@@ -28,7 +28,9 @@ from headstart.evaluation import (
     METRICS,
     Interpretation,
     Interval,
+    Novelty,
     Predictions,
+    SetRule,
     TagInterpretation,
     average,
     cross_decided,
@@ -709,13 +711,18 @@ class Learner:
         temperature: float = 1.0,
         thresholds: ArrayLike | None = None,
         tta: bool = False,
+        scaling: ArrayLike | None = None,
+        sets: SetRule | None = None,
+        novelty: Novelty | None = None,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
         members: Sequence[Mapping[str, torch.Tensor]] = (),
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
-        `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
+        `temperature` divides the logits, and `scaling` (2, classes) then multiplies and shifts each;
+        `thresholds` (tags,) decide about tags; `sets` and `novelty` say which classes a picture may be of, and
+        whether of any (see `evaluation.fit_sets` and `fit_novelty`); with `tta` predictions
         are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
         kept for those who read the manifest. `members`: states of this network (see `state`) that make an
         ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read
@@ -745,9 +752,15 @@ class Learner:
             tta=tta,
             metrics=metrics or {},
             data=self.data.samples.fingerprint(),
+            scaling=None if scaling is None else _pair(np.asarray(scaling, np.float64)),
+            sets=sets,
         )
-        save_bundle(folder, models, manifest, replace_old=replace)
+        save_bundle(folder, models, manifest, novelty=novelty, replace_old=replace)
         return folder
+
+
+def _pair(rows: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(rows[0].tolist()), tuple(rows[1].tolist())
 
 
 def _with_state(model: Classifier, state: Mapping[str, torch.Tensor]) -> Classifier:

@@ -11,8 +11,8 @@ turns away 5 % of held-out pictures, mean of three seeds; flowers against aerial
 | the residual, features as they come | 5 % | 56 % | 93 % | 59 % |
 | the residual, each pool at unit length | 4 % | 100 % | 99 % | 28 % |
 
-Bees sit on flowers. The last way also turned away 99 % and more of the other sets for models of catsdogs and of
-aerial, so it is the one that is used; its numbers take 0.7 MB for 2,560 features.
+Bees sit on flowers. The last way also turned away 99 % and more of the other sets for models of catsdogs and
+of aerial, so it is the one that is used; its numbers take 0.7 MB for 2,560 features.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from headstart.evaluation.scores import Floats
 RATE = 0.05
 """The share of known pictures that is turned away."""
 
-# Directions that known pictures are allowed to differ in. Of flowers 32 turned away 98 % of catsdogs, 64 99 %.
+# Directions that known pictures may differ in. Of flowers 32 turned away 98 % of catsdogs, 64 99 %.
 MOST_AXES = 64
 ROWS_FOR_AN_AXIS = 4
 FEWEST_ROWS = 40
