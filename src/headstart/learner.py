@@ -721,8 +721,8 @@ class Learner:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
         `temperature` divides the logits, and `scaling` (2, classes) then multiplies and shifts each;
-        `thresholds` (tags,) decide about tags; `sets` and `novelty` say which classes a picture may be of, and
-        whether of any (see `evaluation.fit_sets` and `fit_novelty`); with `tta` predictions
+        `thresholds` (tags,) decide about tags; `sets` and `novelty` say which classes a picture may be of,
+        and whether of any (see `evaluation.fit_sets` and `fit_novelty`); with `tta` predictions
         are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
         kept for those who read the manifest. `members`: states of this network (see `state`) that make an
         ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read

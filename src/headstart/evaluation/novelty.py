@@ -1,8 +1,8 @@
 """None of these: pictures that are unlike all that the model learned from, by what enters its head.
 
 Most of what known pictures differ in lies in a few directions; what a strange picture has beside those is
-large (Wang et al. 2022, arXiv 2203.10807, its residual part). Measured with mobilenetv2_100 and the limit that
-turns away 5 % of held-out pictures, mean of three seeds; flowers against aerial, catsdogs, ants_bees:
+large (Wang et al. 2022, arXiv 2203.10807, its residual part). Measured with mobilenetv2_100 and the limit
+that turns away 5 % of held-out pictures, mean of three seeds; flowers against aerial, catsdogs, ants_bees:
 
 | by | flowers turned away | aerial | catsdogs | ants_bees |
 |---|---|---|---|---|

@@ -89,12 +89,12 @@ def _words(decided: Decided) -> str:
         found = decided.set_report
         said.append(
             f"sets for {found.level:.0%} hold the right class in {found.coverage.value:.1%} "
-            f"({found.coverage.low:.1%} … {found.coverage.high:.1%}), {found.mean_size:.2f} classes on average"
+            f"({found.coverage.low:.1%} … {found.coverage.high:.1%}), {found.mean_size:.2f} classes each"
         )
     if decided.novelty is not None:
         away = decided.novelty.turned_away
         said.append(
-            f"none of these: {away.value:.1%} ({away.low:.1%} … {away.high:.1%}) of known pictures turned away"
+            f"none of these: {away.value:.1%} ({away.low:.1%} … {away.high:.1%}) of known pictures go"
         )
     return "; ".join(said) or "too few pictures, or too little time, to tell"
 
@@ -113,7 +113,7 @@ def _novelty(steps: EightSteps) -> NoveltyReport | None:
 
 
 def features_of(learner: Learner, split: str) -> NDArray[np.float32]:
-    """Return what enters the head for pictures of a split, at most 1,000 of them: float32 (rows, features)."""
+    """Return what enters the head for at most 1,000 pictures of a split: float32 (rows, features)."""
     model = learner.model
     below = model.lower(model.head_stage)
     forward = module_forward(below, learner.device, fits=learner.run.adjustments.fits)
