@@ -11,8 +11,8 @@ plain view. Gains are paired picture by picture, with percentile bootstraps that
 all its seeds.
 
 The features of each view of a set are one file, `DIR/views/<dataset>_<number>.npy`, and each fit is one,
-`DIR/<dataset>_seed<s>.json`; those that exist are skipped, so a killed run goes on where it was. Features of a
-view do not depend on the seed. The cost is the number of views that go through the network: measured times
+`DIR/<dataset>_seed<s>.json`; those that exist are skipped, so a killed run goes on where it was. Features of
+a view do not depend on the seed. The cost is the number of views that go through the network: measured times
 stand in what `headstart evaluate --tta` prints.
 """
 
@@ -40,8 +40,8 @@ from headstart.models import ActivationSource, fit_probe
 from headstart.types import Prepare
 
 CLAIM = (
-    "test-time augmentation of a frozen probe, by policy: gain in accuracy and log loss over the plain view on "
-    "pictures that chose nothing; a gain is claimed only where its interval excludes zero"
+    "test-time augmentation of a frozen probe, by policy: gain in accuracy and log loss over the plain view "
+    "on pictures that chose nothing; a gain is claimed only where its interval excludes zero"
 )
 ARCHITECTURE = "mobilenetv2_100"
 DATASETS = ("flowers", "aerial", "ants_bees", "catsdogs")

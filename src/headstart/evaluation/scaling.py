@@ -58,10 +58,11 @@ def scale_classes(predictions: Predictions, *, seed: int = 0) -> ClassScaling:
     """Fit a scaling by class on top of the table's temperature, and say what it does, cross-fitted.
 
     Both sides of the comparison are fitted on one half of the rows and judged on the other: the temperature
-    by itself, and temperature and scaling. Where the scaling is kept, `scaling` is that of all rows.
+    by itself (where it is 1, the table as it is), and temperature and scaling. Where the scaling is kept, `scaling` is that of all rows.
     """
     plain = predictions.scored().with_scaling(None)
-    before, after = cross_fitted(plain, seed=seed), cross_scaled(plain, seed=seed)
+    before = plain if plain.temperature == 1.0 else cross_fitted(plain, seed=seed)
+    after = cross_scaled(plain, seed=seed)
     gain = paired(before, after, "log_loss", seed=seed)
     kept = gain.verdict == "better"
     told = after if kept else before
