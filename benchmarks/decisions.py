@@ -6,7 +6,7 @@ On frozen features of mobilenetv2_100 at 224, each set with the probe of the oth
 a set are predicted once a seed, out of fold. On these pooled predictions:
 
 - calibration: the log loss and the expected calibration error as they are, with one temperature and with a
-  scaling by class, each half of the pictures by what the other half gives; and the error of all sets together.
+  scaling by class, each half of the pictures by what the other half gives; and the error of all sets at once.
   Of few pictures it is too high: fifteen bins of 28 pictures each differ from the truth by chance alone;
 - sets: how often those for 90 % hold the right class, cross-fitted, and how many classes they hold;
 - none of these: the limit is fitted to the held-out pictures of half of the folds; what it turns away of the
@@ -43,9 +43,9 @@ from headstart.evaluation.scores import CALIBRATION_BINS, confidence_bins
 from headstart.models import fit_probe
 
 CLAIM = (
-    "on out-of-fold predictions the scaling that is kept never raises the cross-fitted log loss; pooled over the "
-    "sets, the expected calibration error is under 4 %; a model of flowers turns away at least 80 % of the pictures of "
-    "aerial and of catsdogs where it turns away 5 % of its own"
+    "on out-of-fold predictions the scaling that is kept never raises the cross-fitted log loss; pooled over "
+    "the sets, the expected calibration error is under 4 %; a model of flowers turns away at least 80 % of "
+    "the pictures of aerial and of catsdogs where it turns away 5 % of its own"
 )
 
 

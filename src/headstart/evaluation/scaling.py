@@ -57,8 +57,9 @@ class ClassScaling:
 def scale_classes(predictions: Predictions, *, seed: int = 0) -> ClassScaling:
     """Fit a scaling by class on top of the table's temperature, and say what it does, cross-fitted.
 
-    Both sides of the comparison are fitted on one half of the rows and judged on the other: the temperature
-    by itself (where it is 1, the table as it is), and temperature and scaling. Where the scaling is kept, `scaling` is that of all rows.
+    The table's temperature is what `calibrate` gave. Both sides of the comparison are fitted on one half of
+    the rows and judged on the other: the temperature by itself (where it is 1, the table as it is), and
+    temperature and scaling. Where the scaling is kept, `scaling` is that of all rows.
     """
     plain = predictions.scored().with_scaling(None)
     before = plain if plain.temperature == 1.0 else cross_fitted(plain, seed=seed)

@@ -15,6 +15,7 @@ from headstart.evaluation import (
     concatenate,
     cross_scaled,
     fit_scaling,
+    fit_temperature,
     metric,
     scale_classes,
 )
@@ -55,7 +56,8 @@ def test_a_scaling_that_helps_is_kept_and_lowers_the_cross_fitted_log_loss() -> 
 @pytest.mark.parametrize("count", [12, 100, 800])
 def test_a_scaling_of_what_one_temperature_suits_is_left_out(count: int) -> None:
     logits, targets = drawn(count, seed=count)
-    found = scale_classes(Predictions(logits * 2.0, CLASSES, targets=targets))
+    table = Predictions(logits * 2.0, CLASSES, targets=targets)
+    found = scale_classes(table.with_temperature(fit_temperature(table)))
     assert found.scaling is None
     assert found.log_loss_after == found.log_loss_before
 
