@@ -164,8 +164,8 @@ def compare(one: HeldOut, other: HeldOut, metrics: Sequence[str] | None = None) 
     before, after = _aligned(before.take(same), after.take(same))
     if part == "valid":
         notes += (
-            "these pictures validated the runs, which chose by them: keep a test part aside (--test 0.15) "
-            "for a verdict that they had no part in",
+            "one of the runs may have been chosen by these pictures, as by those that validate it: keep a "
+            "test part aside (--test 0.15) for a verdict that they had no part in",
         )
     standard = ("macro_f1", "log_loss") if first.task is Task.MULTI_LABEL else ("accuracy", "log_loss")
     names = tuple(dict.fromkeys(metrics or (one.metric, *standard)))

@@ -40,15 +40,16 @@ def write_evaluation(
 ) -> Path:
     """Write the predictions, the figures and the report; returns the folder.
 
-    The rows count as a test part, as which `headstart compare` and the report take them. `metrics`: the names
-    of the figures, first the one that the model is judged by. Raises `OutputError` where the folder cannot
+    Rows of a test part stay one for `headstart compare` and the report; any others count as validation rows,
+    since nothing says that the model had no part in them. `metrics`: the names of the figures, first the one
+    that the model is judged by. Raises `OutputError` where the folder cannot
     be made, `StorageError` where the disk is full.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder.path} cannot be made: {error.strerror}") from error
-    rows = np.full(len(evaluated.predictions), "test")
+    rows = np.full(len(evaluated.predictions), _counts_as(evaluated))
     table = folder.save_predictions("predictions.csv", [replace(evaluated.predictions, split=rows)])
     for row in rows_to_picture(table):
         _save_thumbnail(folder, f"pictures/{row}.jpg", samples, int(table.rows[row]), manifest)
@@ -57,6 +58,10 @@ def write_evaluation(
     folder.save_json(EVALUATION, evaluated.evaluation.to_dict())
     write_report(folder.path)
     return folder.path
+
+
+def _counts_as(evaluated: Evaluated) -> str:
+    return "test" if evaluated.part == "test" else "valid"
 
 
 def _save_thumbnail(folder: RunFolder, name: str, samples: Samples, row: int, manifest: Manifest) -> None:
@@ -77,6 +82,9 @@ def _summary(
     first = [name for name in metrics if name in judged.figures]
     names = dict.fromkeys((*first, *judged.figures))
     where = "all pictures" if evaluated.part == "all" else f"the {evaluated.part} part"
+    counts_as = _counts_as(evaluated)
+    doubt = " Those that it was trained on or chosen by flatter it." if counts_as == "valid" else ""
+    figures = {name: judged.figures[name].to_dict() for name in names}
     return {
         "schema": 1,
         "metric": next(iter(names), default_metric(manifest.task)),
@@ -89,8 +97,8 @@ def _summary(
             "line": part.describe(),
             "classes": list(manifest.classes),
             "task": str(manifest.task),
-            "counts": {"test": part.counts()},
-            "pictures": {"test": len(part)},
+            "counts": {counts_as: part.counts()},
+            "pictures": {counts_as: len(part)},
             "notes": list(samples.notes),
         },
         "model": {
@@ -102,9 +110,9 @@ def _summary(
         "steps": [],
         "finders": [],
         "final": {
-            "valid": None,
-            "test": {name: judged.figures[name].to_dict() for name in names},
-            "note": f"A finished model, asked about {where} of {samples.root}.",
+            "valid": figures if counts_as == "valid" else None,
+            "test": figures if counts_as == "test" else None,
+            "note": f"A finished model, asked about {where} of {samples.root}.{doubt}",
         },
         "stop_reason": "",
     }

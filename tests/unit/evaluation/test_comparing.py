@@ -103,7 +103,7 @@ def test_test_pictures_are_taken_before_validation_pictures_which_are_doubted() 
     assert (found.part, found.pictures, found.notes) == ("test", 30, ())
     valid = compare(run(table(40)), run(table(40, noise=1), "b"))
     assert valid.part == "valid"
-    assert "chose by them" in valid.notes[0]
+    assert "chosen by these pictures" in valid.notes[0]
 
 
 def test_pictures_with_another_label_in_one_run_are_left_out_and_counted() -> None:
