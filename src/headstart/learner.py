@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,24 +17,29 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from headstart.activations import Activations
-from headstart.augment import Mixing
+from headstart.augment import Mixing, mirrors, policy_views, symmetries_of
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import (
+    METRICS,
     Interpretation,
     Interval,
+    Novelty,
     Predictions,
+    SetRule,
     TagInterpretation,
     average,
     cross_decided,
     interval,
     measure,
     metric,
+    refuse_mirrored,
 )
+from headstart.evaluation.metrics import MetricLike
 from headstart.imagedata import ImageData
 from headstart.inference import Forward, choose_device, module_forward, predict_samples
 from headstart.models import (
@@ -115,15 +121,14 @@ class Learner:
         weights: str | Path | None = None,
         from_scratch: bool = False,
         head: str = "linear",
-        metrics: Sequence[str] = ("accuracy",),
+        metrics: Sequence[MetricLike] = ("accuracy",),
         settings: Settings | None = None,
         device: str = "auto",
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self.metrics = tuple(metrics)
-        for name in self.metrics:
-            metric(name)
+        self._figures = tuple(metric(each) for each in metrics)
+        self.metrics = tuple(each.name for each in self._figures)
         self.identity: str | None = None
         if isinstance(arch, Classifier):
             self.model = arch
@@ -588,12 +593,24 @@ class Learner:
             fits=self.run.adjustments.fits,
         )
         predictions = self._predicted(forward, source, split)
-        values = measure(self._decided(predictions), ("log_loss", *self.metrics))
+        values = measure(self._decided(predictions), ("log_loss", *self._figures))
         return {"valid_loss": values["log_loss"], **values}
 
-    def tta(self, split: str = "valid") -> Predictions:
-        """Return predictions averaged over the views that the augmentation allows."""
-        return average([self.predictions(split, view) for view in self.data.views])
+    def tta(self, split: str = "valid", *, policy: str | None = None) -> Predictions:
+        """Return predictions averaged over several views of each picture.
+
+        `policy`: the views by name, see `augment.POLICIES` (None: those that the augmentation allows, the
+        plain one alone where it never mirrors). Raises `UsageError` for an unknown policy, and where a
+        policy mirrors pictures that are never mirrored in training, or that show other classes mirrored.
+        """
+        if policy is None:
+            return average([self.predictions(split, view) for view in self.data.views])
+        plain, symmetries = self.data.evaluation, symmetries_of(self.data.augmentation)
+        chosen = policy_views(policy, plain, symmetries)
+        seen = [self.predictions(split, view) for view in chosen.views]
+        if mirrors(policy, symmetries) and seen[0].task is Task.SINGLE_LABEL:
+            refuse_mirrored(seen[0], self.predictions(split, dataclasses.replace(plain, flip=True)))
+        return average(seen, chosen.weights)
 
     def interpret(self, split: str = "valid") -> Interpretation | TagInterpretation:
         """Return tables and pictures of what the model gets right and wrong.
@@ -606,12 +623,13 @@ class Learner:
         return Interpretation(predictions, self.data.picture)
 
     def _decided(self, predictions: Predictions) -> Predictions:
-        return cross_decided(predictions, self.metrics[0] if self.metrics else "f2")
+        first = self.metrics[0] if self.metrics else ""
+        return cross_decided(predictions, first if first in METRICS else "f2")
 
     def score(self, split: str = "valid") -> Mapping[str, Interval]:
         """Return each metric of a split with its 95 % interval."""
         predictions = self._decided(self.predictions(split))
-        return {name: interval(predictions, name) for name in (*self.metrics, "log_loss")}
+        return {each.name: interval(predictions, each) for each in (*self._figures, metric("log_loss"))}
 
     def summary(self) -> str:
         """Return a table of the stages, their groups, parameters, and the frozen line."""
@@ -693,13 +711,18 @@ class Learner:
         temperature: float = 1.0,
         thresholds: ArrayLike | None = None,
         tta: bool = False,
+        scaling: ArrayLike | None = None,
+        sets: SetRule | None = None,
+        novelty: Novelty | None = None,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
         members: Sequence[Mapping[str, torch.Tensor]] = (),
         replace: bool = False,
     ) -> Path:
         """Write a bundle: the folder that `headstart.load` reads, and that holds no code.
 
-        `temperature` divides the logits; `thresholds` (tags,) decide about tags; with `tta` predictions
+        `temperature` divides the logits, and `scaling` (2, classes) then multiplies and shifts each;
+        `thresholds` (tags,) decide about tags; `sets` and `novelty` say which classes a picture may be of,
+        and whether of any (see `evaluation.fit_sets` and `fit_novelty`); with `tta` predictions
         are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
         kept for those who read the manifest. `members`: states of this network (see `state`) that make an
         ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read
@@ -729,9 +752,15 @@ class Learner:
             tta=tta,
             metrics=metrics or {},
             data=self.data.samples.fingerprint(),
+            scaling=None if scaling is None else _pair(np.asarray(scaling, np.float64)),
+            sets=sets,
         )
-        save_bundle(folder, models, manifest, replace_old=replace)
+        save_bundle(folder, models, manifest, novelty=novelty, replace_old=replace)
         return folder
+
+
+def _pair(rows: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(rows[0].tolist()), tuple(rows[1].tolist())
 
 
 def _with_state(model: Classifier, state: Mapping[str, torch.Tensor]) -> Classifier:

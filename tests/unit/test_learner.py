@@ -14,6 +14,7 @@ from torch import nn
 
 from headstart import augment
 from headstart.errors import ConfigError, UsageError
+from headstart.evaluation import Predictions
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
 from headstart.training import (
@@ -289,6 +290,43 @@ def test_tta_averages_the_views_that_the_augmentation_allows(learner: Learner) -
     views = [learner.predictions("valid", view).probabilities for view in learner.data.views]
     assert len(views) == 2
     assert np.allclose(learner.tta("valid").probabilities, np.mean(views, 0), atol=1e-6)
+
+
+def test_tta_by_policy_weighs_the_views_and_equals_the_bundles(learner: Learner, tmp_path: Path) -> None:
+    import headstart
+    from headstart.augment import policy_views
+
+    bundle = learner.export(tmp_path / "model")
+    for policy in ("multi-scale", "course-2018", "course-2020"):
+        chosen = policy_views(policy, learner.data.evaluation, "flips")
+        views = [learner.predictions("valid", view).probabilities for view in chosen.views]
+        found = learner.tta("valid", policy=policy)
+        assert np.allclose(found.probabilities, np.tensordot(chosen.weights, views, 1), atol=1e-6)
+        files = [learner.data.samples.file(int(row)) for row in found.index]
+        again = headstart.load(bundle).predict(files, tta=policy)
+        assert np.allclose(again.probabilities, found.probabilities, atol=1e-5)
+
+
+def test_tta_refuses_mirror_images_of_pictures_that_are_never_mirrored(data: ImageData) -> None:
+    from headstart.augment import none
+
+    plain = Learner(data.with_options(augmentation=none()), "test_resnet", from_scratch=True, callbacks=())
+    with pytest.raises(UsageError, match="never mirrored"):
+        plain.tta(policy="flip")
+    assert len(plain.tta(policy="multi-scale")) == len(data.rows("valid"))
+    with pytest.raises(UsageError, match="no view policy"):
+        plain.tta(policy="sideways")
+
+
+def test_an_own_function_of_predictions_is_a_metric_of_a_learner(data: ImageData) -> None:
+    def sure(predictions: Predictions) -> float:
+        return float((predictions.confidence > 0.3).mean())
+
+    learner = Learner(data, "test_resnet", from_scratch=True, metrics=(sure, "accuracy"), callbacks=())
+    learner.fit(1, 1e-3)
+    assert learner.metrics == ("sure", "accuracy")
+    assert set(learner.validate()) >= {"sure", "accuracy", "valid_loss"}
+    assert learner.score()["sure"].low <= learner.score()["sure"].value
 
 
 def test_interpret_names_mistakes(learner: Learner) -> None:

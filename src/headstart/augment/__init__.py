@@ -5,6 +5,7 @@ from headstart.augment.draws import Draws, Slot, uniform
 from headstart.augment.look import show
 from headstart.augment.mixing import ALPHAS, MixedSource, Mixing
 from headstart.augment.own import Own
+from headstart.augment.policies import POLICIES, PolicyViews, ViewPolicy, mirrors, policy_views, symmetries_of
 from headstart.augment.prepare import EvalPrepare, TrainPrepare, views
 from headstart.augment.presets import (
     GENERATIONS,
@@ -23,6 +24,7 @@ from headstart.augment.words import describe, explain
 __all__ = [
     "ALPHAS",
     "GENERATIONS",
+    "POLICIES",
     "PRESETS",
     "Augmentation",
     "Color",
@@ -33,17 +35,22 @@ __all__ = [
     "Mixing",
     "Own",
     "PixelSteps",
+    "PolicyViews",
     "Slot",
     "TrainPrepare",
+    "ViewPolicy",
     "apply_color",
     "describe",
     "explain",
     "from_course",
+    "mirrors",
     "none",
+    "policy_views",
     "preset",
     "resize_for_evaluation",
     "show",
     "side_on",
+    "symmetries_of",
     "top_down",
     "trivial",
     "uniform",

@@ -22,7 +22,8 @@ def _short_side(size: Size, policy: Policy, crop_fraction: float) -> int:
     return math.ceil(max(size) / crop_fraction) if policy == "crop" else max(size)
 
 
-def _key(kind: str, settings: object) -> str:
+def key_of(kind: str, settings: object) -> str:
+    """Return the settings of one kind of view as text, equal only for equal settings."""
     return json.dumps([kind, 1, settings], sort_keys=True, separators=(",", ":"))
 
 
@@ -50,7 +51,7 @@ class EvalPrepare:
     @property
     def key(self) -> str:
         """Text that is equal only for settings that give the same pixels."""
-        return _key("evaluation", dataclasses.asdict(self))
+        return key_of("evaluation", dataclasses.asdict(self))
 
     def __call__(self, image: Pixels, sample_id: int = 0, epoch: int = 0) -> Pixels:
         """Return the picture as uint8 (height, width, 3); sample and epoch make no difference."""
@@ -97,7 +98,7 @@ class TrainPrepare:
     def key(self) -> str:
         """Text that is equal only for settings that give the same pixels."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return _key("training", {**fields, "augmentation": self.augmentation.to_dict()})
+        return key_of("training", {**fields, "augmentation": self.augmentation.to_dict()})
 
     def __call__(self, image: Pixels, sample_id: int, epoch: int) -> Pixels:
         """Return the picture, changed, as uint8 (height, width, 3)."""

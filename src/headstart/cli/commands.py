@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from headstart.cli.cleaning import clean
+from headstart.cli.evaluating import compare, evaluate
 from headstart.cli.looking import check, lr_find, models, shard
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.training import demo, resume, train
@@ -44,6 +45,8 @@ app.command("train")(train)
 app.command("resume")(resume)
 app.command("check")(check)
 app.command("predict")(predict)
+app.command("evaluate")(evaluate)
+app.command("compare")(compare)
 app.command("lr-find")(lr_find)
 app.command("shard")(shard)
 app.command("models")(models)

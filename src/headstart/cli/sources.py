@@ -214,7 +214,10 @@ def _are_shards(place: str) -> bool:
 
 
 def takes_source(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the argument and the options of `Source`, in place of its parameter `source`."""
+    """Give a command the argument and the options of `Source`, in place of its parameter `source`.
+
+    Arguments that stand before it in the function come before it on the command line, too.
+    """
     fields = {item.name: item for item in dataclasses.fields(Source)}
     kinds = get_type_hints(Source, include_extras=True)
     own = inspect.signature(command, eval_str=True)
@@ -234,10 +237,7 @@ def takes_source(command: Callable[..., int]) -> Callable[..., int]:
         )
         for name, item in fields.items()
     ]
-    others = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in own.parameters.items()
-        if name != "source"
-    ]
-    run.__signature__ = own.replace(parameters=[*options, *others])  # type: ignore[attr-defined]
+    place = list(own.parameters).index("source")
+    others = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own.parameters.values()]
+    run.__signature__ = own.replace(parameters=[*others[:place], *options, *others[place + 1 :]])  # type: ignore[attr-defined]
     return run

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> None:
     """Print one row per picture: path, status, then the `top` classes with their probabilities.
 
+    Where the model decides them, `none_of_these` (yes or no) and the `set` of classes come last.
+
     Of tags those that are said, as a JSON list, then the probability of each tag there is.
     """
     rows = prediction_rows(predictions, top)
@@ -31,17 +33,30 @@ def print_predictions(predictions: Predictions, *, top: int, as_json: bool) -> N
         _print_tags(predictions, rows)
         return
     count = max(1, min(top, len(predictions.classes)))
+    decided = _decisions(predictions)
     header = ["path", "status"]
     for rank in range(1, count + 1):
         suffix = "" if rank == 1 else f"_{rank}"
         header += [f"prediction{suffix}", f"probability{suffix}"]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
+    writer.writerow([*header, *decided])
+    for number, row in enumerate(rows):
         cells = [writable(row["path"]), row["status"]]
         for entry in row["classes"]:
             cells += [writable(entry["class"]), f"{entry['probability']:.6f}"]
-        writer.writerow(cells + [""] * (len(header) - len(cells)))
+        own = [writable(column[number]) for column in decided.values()]
+        writer.writerow(cells + [""] * (len(header) - len(cells)) + own)
+
+
+def _decisions(predictions: Predictions) -> dict[str, list[str]]:
+    """The columns that only some models have, as text."""
+    columns: dict[str, list[str]] = {}
+    if predictions.strangeness is not None:
+        said = np.where(predictions.none_of_these, "yes", "no")
+        columns["none_of_these"] = np.where(predictions.predicted_rows, said, "").tolist()
+    if predictions.sets is not None:
+        columns["set"] = predictions.set_labels()
+    return columns
 
 
 def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
@@ -50,7 +65,7 @@ def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
     count = max(1, min(top, len(predictions.classes)))
     numbered = tuple(str(number) for number in range(len(predictions)))
     paths = numbered if predictions.paths is None else predictions.paths
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, path in enumerate(paths):
         status = "" if predictions.status is None else str(predictions.status[number])
         order = np.argsort(-probabilities[number], kind="stable")
@@ -63,6 +78,11 @@ def prediction_rows(predictions: Predictions, top: int) -> list[dict[str, Any]]:
             for k in order
         ]
         rows.append({"path": path, "status": status or "ok", "classes": [] if status else classes})
+        if predictions.strangeness is not None and not status:
+            rows[-1]["none_of_these"] = bool(predictions.none_of_these[number])
+        if predictions.sets is not None and not status:
+            inside = predictions.sets[number]
+            rows[-1]["set"] = [name for name, own in zip(predictions.classes, inside, strict=True) if own]
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from headstart.cli.evaluating import Policy, model_in, policy_of
 from headstart.cli.options import Debug, Device, Json, Threads
 from headstart.cli.reading import limit_threads
 
@@ -16,7 +17,8 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A model folder, as train writes it.")],
     pictures: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
     top: Annotated[int, typer.Option(help="How many classes to print for each picture.")] = 1,
-    tta: Annotated[bool | None, typer.Option("--tta/--no-tta", help="Average over several views.")] = None,
+    tta: Policy = None,
+    no_tta: Annotated[bool, typer.Option("--no-tta", help="One view: the same as --tta none.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the table to this CSV file.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 32,
     trusted: Annotated[
@@ -36,10 +38,11 @@ def predict(
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists already", "choose another file, or replace it with --force")
     limit_threads(threads)
+    views = policy_of("none" if no_tta else tta)
     with load_predictor(
-        model, device=device, threads=threads, batch_size=batch_size, trusted=trusted
+        model_in(model), device=device, threads=threads, batch_size=batch_size, trusted=trusted
     ) as predictor:
-        predictions = predictor.predict([Path(picture) for picture in pictures], tta=tta)
+        predictions = predictor.predict([Path(picture) for picture in pictures], tta=views)
     if out is not None:
         predictions.to_csv(out)
     else:

@@ -10,24 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstart.deploy.bundle import Bundle, load_bundle, member_of, read_manifest, save_bundle
+    from headstart.deploy.evaluating import Evaluated, evaluate
     from headstart.deploy.manifest import Head, Manifest, Member, Preprocessing, Provenance
-    from headstart.deploy.predictor import Predictor, load_predictor
+    from headstart.deploy.predictor import Predictor, Seen, load_predictor
 
 _HOMES = {
     "bundle": ("Bundle", "load_bundle", "member_of", "read_manifest", "save_bundle"),
+    "evaluating": ("Evaluated", "evaluate"),
     "manifest": ("Head", "Manifest", "Member", "Preprocessing", "Provenance"),
-    "predictor": ("Predictor", "load_predictor"),
+    "predictor": ("Predictor", "Seen", "load_predictor"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Bundle",
+    "Evaluated",
     "Head",
     "Manifest",
     "Member",
     "Predictor",
     "Preprocessing",
     "Provenance",
+    "Seen",
+    "evaluate",
     "load_bundle",
     "load_predictor",
     "member_of",

@@ -18,24 +18,31 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from headstart.deploy.manifest import (
+    NOVELTY_FILE,
     FileRecord,
     Head,
     Manifest,
     Member,
+    NoveltyRule,
     Preprocessing,
     Provenance,
     manifest_from,
 )
 from headstart.errors import ConfigError, InputMissingError, UsageError
+from headstart.evaluation import Novelty
 from headstart.storage import (
     NO_PICKLE,
     check_safetensors,
     folder_written_whole,
     json_bytes,
+    load_arrays,
     load_tensors,
     parse_json,
     read_capped,
+    save_arrays,
     save_tensors,
     sha256_bytes,
     sha256_file,
@@ -60,10 +67,14 @@ _ALTERED = "fetch or export the bundle again: it is not what was saved"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: what it says of itself, and its networks (on the CPU, in evaluation mode)."""
+    """A loaded bundle: what it says of itself, and its networks (on the CPU, in evaluation mode).
+
+    `novelty` tells pictures of none of the classes by what enters the first network's head.
+    """
 
     manifest: Manifest
     models: tuple[Classifier, ...]
+    novelty: Novelty | None = None
 
 
 def member_of(model: Classifier, plain: EvalPrepare, *, short_side: int, background: Background) -> Member:
@@ -133,14 +144,19 @@ def _own_head(model: Classifier) -> UsageError:
 
 
 def save_bundle(
-    folder: Path, models: Sequence[Classifier], manifest: Manifest, *, replace_old: bool = False
+    folder: Path,
+    models: Sequence[Classifier],
+    manifest: Manifest,
+    *,
+    novelty: Novelty | None = None,
+    replace_old: bool = False,
 ) -> Manifest:
     """Write networks and their manifest as a bundle, read it back, and only then put it in its place.
 
     `models` belong to `manifest.members`, one each. File names, hashes, sizes and the version are
     filled in; the manifest as it was written is returned. Raises `OutputError` when `folder` exists
     and is not to be replaced, and `ConfigError` when weights are not finite, or what was read back
-    does not give the same numbers.
+    does not give the same numbers. `novelty` belongs to the first network.
     """
     if len(models) != len(manifest.members):
         raise UsageError(f"{len(models)} networks do not fit {len(manifest.members)} members")
@@ -154,7 +170,13 @@ def save_bundle(
             path = temporary / name
             files[name] = FileRecord(sha256_file(path), path.stat().st_size)
             members.append(replace(member, file=name))
-        written = replace(manifest, members=tuple(members), files=files, headstart=_version())
+        rule = None
+        if novelty is not None:
+            path = temporary / NOVELTY_FILE
+            save_arrays(path, novelty.to_arrays())
+            files[NOVELTY_FILE] = FileRecord(sha256_file(path), path.stat().st_size)
+            rule = NoveltyRule(novelty.limit, novelty.rate)
+        written = replace(manifest, members=tuple(members), files=files, headstart=_version(), novelty=rule)
         write_atomic(temporary / MANIFEST, seal(written.to_dict()))
         for model, again in zip(models, load_bundle(temporary).models, strict=True):
             _check_same(model, again)
@@ -267,7 +289,23 @@ def load_bundle(folder: Path, *, allow_nonfinite: bool = False) -> Bundle:
     """
     manifest = read_manifest(folder)
     models = tuple(_load_member(folder, manifest, member, allow_nonfinite) for member in manifest.members)
-    return Bundle(manifest, models)
+    return Bundle(manifest, models, _load_novelty(folder, manifest, models[0]))
+
+
+def _load_novelty(folder: Path, manifest: Manifest, model: Classifier) -> Novelty | None:
+    if manifest.novelty is None:
+        return None
+    path = folder / NOVELTY_FILE
+    arrays = load_arrays(path, sha256=manifest.files[NOVELTY_FILE].sha256)
+    try:
+        novelty = Novelty.from_arrays(arrays, limit=manifest.novelty.limit, rate=manifest.novelty.rate)
+    except UsageError as error:
+        raise ConfigError(f"{path} is not what it must be: {error.message}", _ALTERED) from error
+    if novelty.feature_count != int(np.prod(model.activation_shape(model.head_stage))):
+        raise ConfigError(
+            f"{path} is about {novelty.feature_count} features, not those of its network", _ALTERED
+        )
+    return novelty
 
 
 def _load_member(folder: Path, manifest: Manifest, member: Member, allow_nonfinite: bool) -> Classifier:

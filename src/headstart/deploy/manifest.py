@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast, get_args
 
+from headstart.augment import POLICIES as TTA_POLICIES
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data.colours import WHITE, Background
 from headstart.errors import ConfigError
+from headstart.evaluation import SET_METHODS, SetRule
 from headstart.types import Size, Task
 
 SCHEMA = 1
@@ -33,6 +35,11 @@ MAX_MEMBERS = 64
 _ARCH = re.compile(r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"model(-[0-9]{1,2})?\.safetensors")
+_OWN_FILE = re.compile(rf"{_FILE.pattern}|novelty\.safetensors")
+NOVELTY_FILE = "novelty.safetensors"
+# Fields that came later, and what stands for them in a bundle that has none: they are written only where they
+# say something else. So an older headstart reads whatever it understands, and refuses the rest by name.
+_LATER: Mapping[str, object] = {"tta_policy": "flip", "scaling": None, "sets": None, "novelty": None}
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,26 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class NoveltyRule:
+    """By what a picture is called none of the classes; the numbers lie in a file of the bundle's own.
+
+    `limit`: the distance from which on; `rate`: the share of known pictures that it turns away.
+    """
+
+    limit: float
+    rate: float
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a bundle except the weights.
 
     `classes`: in the order of the logits. `temperature` divides the logits. `thresholds`: one per
     class, for tags. `views`: what leaves a picture's class as it is (`plain`: nothing, `flips`, or the
-    `dihedral` eight); `tta`: whether predictions are averaged over those views unless asked otherwise.
+    `dihedral` eight); `tta`: whether predictions are averaged over several views unless asked otherwise,
+    and `tta_policy` over which (see `augment.POLICIES`). `scaling`: the factor and the offset of each
+    class's logit after the temperature. `sets`: how sets of classes are made. `novelty`: by what a picture
+    is called none of the classes.
     `metrics`: name → {"value", "low", "high"}, with the ends of the 95 % interval. `data`: the
     fingerprint of the pictures that it learned from.
     """
@@ -120,10 +141,15 @@ class Manifest:
     headstart: str = ""
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     schema: int = SCHEMA
+    tta_policy: str = "flip"
+    scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    sets: SetRule | None = None
+    novelty: NoveltyRule | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON can hold it; `manifest_from` reads it back."""
-        return {"schema": self.schema, **asdict(self), "task": str(self.task)}
+        fields = {"schema": self.schema, **asdict(self), "task": str(self.task)}
+        return {name: value for name, value in fields.items() if (name, value) not in _LATER.items()}
 
 
 def manifest_from(value: object) -> Manifest:
@@ -137,7 +163,7 @@ def manifest_from(value: object) -> Manifest:
             f"the bundle has schema {str(value.get('schema'))[:40]!r}; this headstart reads {SCHEMA}",
             "upgrade headstart",
         )
-    fields = _fields(value, "manifest", Manifest)
+    fields = _fields(value, "manifest", Manifest, later=_LATER)
     classes = _classes(fields["classes"])
     thresholds = fields["thresholds"]
     manifest = Manifest(
@@ -155,6 +181,10 @@ def manifest_from(value: object) -> Manifest:
         data=_text(fields["data"], "data"),
         headstart=_text(fields["headstart"], "headstart"),
         files=_files(fields["files"]),
+        tta_policy=_choice(fields["tta_policy"], "tta_policy", tuple(TTA_POLICIES)),
+        scaling=_scaling(fields["scaling"], len(classes)),
+        sets=_sets(fields["sets"]),
+        novelty=_novelty(fields["novelty"]),
     )
     _check_together(manifest)
     return manifest
@@ -162,8 +192,11 @@ def manifest_from(value: object) -> Manifest:
 
 def _check_together(manifest: Manifest) -> None:
     names = [member.file for member in manifest.members]
+    names += [NOVELTY_FILE] if manifest.novelty is not None else []
     if len(set(names)) < len(names) or set(names) != set(manifest.files):
         raise _wrong("files", f"are not those of the members ({', '.join(names[:5])})")
+    if manifest.task is Task.MULTI_LABEL and manifest.sets is not None:
+        raise _wrong("sets", "have no meaning for tags")
     if manifest.task is Task.SINGLE_LABEL and len(manifest.classes) < 2:
         raise _wrong("classes", "are fewer than two")
     for member in manifest.members:
@@ -243,16 +276,47 @@ def _metrics(value: object) -> dict[str, dict[str, float | None]]:
 
 
 def _files(value: object) -> dict[str, FileRecord]:
-    if not isinstance(value, dict) or not 1 <= len(value) <= MAX_MEMBERS:
-        raise _wrong("files", f"are not a table of 1 to {MAX_MEMBERS}")
+    if not isinstance(value, dict) or not 1 <= len(value) <= MAX_MEMBERS + 1:
+        raise _wrong("files", f"are not a table of 1 to {MAX_MEMBERS + 1}")
     records = {}
     for file, record in value.items():
         fields = _fields(record, "files", FileRecord)
-        records[_matching(file, "files", _FILE)] = FileRecord(
+        records[_matching(file, "files", _OWN_FILE)] = FileRecord(
             _matching(fields["sha256"], "files.sha256", _SHA256),
             _whole(fields["bytes"], "files.bytes", 8, 2**40),
         )
     return records
+
+
+def _scaling(value: object, count: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if value is None:
+        return None
+    factors, offsets = _list(value, "scaling", 2, 2)
+    return (
+        _numbers(factors, "scaling[0]", count, 1e-3, 1e3),
+        _numbers(offsets, "scaling[1]", count, -1e4, 1e4),
+    )
+
+
+def _sets(value: object) -> SetRule | None:
+    if value is None:
+        return None
+    fields = _fields(value, "sets", SetRule)
+    return SetRule(
+        _choice(fields["method"], "sets.method", tuple(SET_METHODS)),
+        _number(fields["level"], "sets.level", 1e-3, 1 - 1e-6),
+        _number(fields["limit"], "sets.limit", 0.0, 1.0),
+    )
+
+
+def _novelty(value: object) -> NoveltyRule | None:
+    if value is None:
+        return None
+    fields = _fields(value, "novelty", NoveltyRule)
+    return NoveltyRule(
+        _number(fields["limit"], "novelty.limit", 1e-9, 1e9),
+        _number(fields["rate"], "novelty.rate", 0.0, 1.0),
+    )
 
 
 def _wrong(name: str, fault: str) -> ConfigError:

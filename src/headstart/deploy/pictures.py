@@ -54,6 +54,11 @@ def items_of(pictures: Picture | Iterable[Picture]) -> Iterator[Item]:
     return chain.from_iterable([_of_list(picture) for picture in given])
 
 
+def items_of_samples(samples: Samples) -> Iterator[Item]:
+    """Return the pictures of a table one by one, named by their places; members of archives, too."""
+    return (Item(samples.place(row), partial(samples.read, row), "file") for row in range(len(samples)))
+
+
 def _is_one(pictures: Picture | Iterable[Picture]) -> bool:
     if isinstance(pictures, np.ndarray):
         return pictures.dtype.kind in "biuf" and pictures.ndim < 4

@@ -12,31 +12,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, cast
 
 import numpy as np
 
-from headstart.augment import Augmentation, EvalPrepare, views
-from headstart.data import Colours
+from headstart.augment import EvalPrepare, PolicyViews, policy_views
+from headstart.augment.policies import Symmetries
+from headstart.data import Colours, Samples
 from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
 from headstart.deploy.manifest import Member
-from headstart.deploy.pictures import Item, Picture, items_of
+from headstart.deploy.pictures import Item, Picture, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
-from headstart.evaluation import Predictions, average, concatenate
+from headstart.evaluation import Predictions, average, concatenate, sets_of
 from headstart.inference import Forward, choose_device, module_forward
 from headstart.inference import predict as run_through
 from headstart.types import Batch, Pixels, Prepare
 
+if TYPE_CHECKING:
+    import torch
+
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
-
-_ALLOWED = {
-    "plain": Augmentation(),
-    "flips": Augmentation(flip_horizontal=True),
-    "dihedral": Augmentation(dihedral=True),
-}
 
 _Seen: TypeAlias = "list[Pixels] | DataError"
 """One picture as each look wants it, or why there is none."""
@@ -44,11 +42,30 @@ _Seen: TypeAlias = "list[Pixels] | DataError"
 
 @dataclass(frozen=True)
 class _Look:
-    """One network's one view of a picture: how it is decoded, how it is resized, who judges."""
+    """One network's one view of a picture: how it is decoded, how it is resized, who judges.
+
+    `weight`: what it counts in the average; `role`: "plain" for the network's plain view, "mirrored" for
+    the mirror image of that.
+    """
 
     decoder: Decoder
     prepare: Prepare
     forward: Forward
+    weight: float
+    role: str
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Predictions of the same pictures: by all views, by the plain view, and by its mirror image.
+
+    Where only the plain view is looked at, `averaged` is `plain`; `mirrored` is None where no view is the
+    plain one's mirror image.
+    """
+
+    averaged: Predictions
+    plain: Predictions
+    mirrored: Predictions | None = None
 
 
 class Predictor:
@@ -75,7 +92,13 @@ class Predictor:
         self.batch_size = batch_size
         self._threads = max(1, thread_count(threads))
         chosen = choose_device(device)
-        self._forwards = [module_forward(model.to(chosen), chosen) for model in bundle.models]
+        self._novelty = bundle.novelty
+        modules: list[torch.nn.Module] = [model.to(chosen) for model in bundle.models]
+        if bundle.novelty is not None:
+            from headstart.models import WithFeatures
+
+            modules[0] = WithFeatures(bundle.models[0])
+        self._forwards = [module_forward(module, chosen) for module in modules]
         self.trusted = trusted
         kinds = {_kind(member) for member in self.manifest.members}
         self._decoders = {kind: Decoder(*kind, count=self._threads) for kind in kinds}
@@ -102,15 +125,16 @@ class Predictor:
         self,
         pictures: Picture | Iterable[Picture],
         *,
-        tta: bool | None = None,
+        tta: bool | str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Predictions:
         """Return one row per picture, in the order given; a folder stands for all pictures in it.
 
         A picture that cannot be read has a reason code as its status, and no figures. `tta`: average
-        over the views of each picture (None: as the bundle says). `on_progress` is called with the
-        number of pictures that are done. Raises `InputMissingError` for a path that is not there, and
-        when there is no picture at all.
+        over several views of each picture, those of the bundle's own policy or of the one that is named
+        (see `augment.POLICIES`; None: as the bundle says). `on_progress` is called with the number of
+        pictures that are done. Raises `InputMissingError` for a path that is not there, and when there is
+        no picture at all; `UsageError` for a policy that is unknown, or mirrors pictures that must not be.
         """
         parts = []
         for part in self.stream(pictures, tta=tta):
@@ -121,19 +145,50 @@ class Predictor:
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         return concatenate(parts)
 
+    def predict_samples(
+        self,
+        samples: Samples,
+        *,
+        tta: bool | str | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> Seen:
+        """Return the predictions of the rows of a table, and those of their plain views alone.
+
+        Labels are not looked at. Raises as `predict` does.
+        """
+        looks = self._looks(tta)
+        if not len(samples):
+            raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
+        parts = []
+        for part in self._judgements(items_of_samples(samples), looks, several=len(samples) > 1):
+            parts.append(part)
+            if on_progress is not None:
+                on_progress(int(part.averaged.rows[-1]) + 1)
+        plain = concatenate([part.plain for part in parts])
+        if len(looks) == len(self.manifest.members):
+            return Seen(plain, plain)
+        mirrored = [part.mirrored for part in parts if part.mirrored is not None]
+        averaged = concatenate([part.averaged for part in parts])
+        return Seen(averaged, plain, concatenate(mirrored) if mirrored else None)
+
     def stream(
-        self, pictures: Picture | Iterable[Picture], *, tta: bool | None = None
+        self, pictures: Picture | Iterable[Picture], *, tta: bool | str | None = None
     ) -> Iterator[Predictions]:
         """Yield the rows of `predict` in parts, in order: memory stays bounded for any number of pictures.
 
         What is given as an iterator is read as it is needed; a file that is not there then has the
         status VANISHED.
         """
-        looks = self._looks(self.manifest.tta if tta is None else tta)
+        looks = self._looks(tta)
         items = items_of(pictures)
-        several = tuple(itertools.islice(items, 2))
-        items = itertools.chain(several, items)
-        apart = len(several) > 1 if self.trusted is None else not self.trusted
+        two = tuple(itertools.islice(items, 2))
+        items = itertools.chain(two, items)
+        for part in self._judgements(items, looks, several=len(two) > 1):
+            yield part.averaged
+
+    def _judgements(self, items: Iterator[Item], looks: Sequence[_Look], *, several: bool) -> Iterator[Seen]:
+        """Yield the predictions of the pictures in parts."""
+        apart = several if self.trusted is None else not self.trusted
         first = 0
 
         def begin() -> list[tuple[str, Future[_Seen]]]:
@@ -155,18 +210,35 @@ class Predictor:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _looks(self, averaged: bool) -> list[_Look]:
+    def views(self, tta: bool | str | None = None) -> PolicyViews:
+        """Return the views of a picture that `predict` would look at, and what each counts."""
+        return self._views(self.manifest.members[0], tta)
+
+    def _views(self, member: Member, tta: bool | str | None) -> PolicyViews:
+        given = member.preprocessing
+        plain = EvalPrepare(given.size, given.policy, given.crop_fraction, given.interpolation)
+        symmetries = cast(Symmetries, self.manifest.views)
+        averaged = self.manifest.tta if tta is None else tta
+        policy = self.manifest.tta_policy if isinstance(averaged, bool) else averaged
+        # A bundle of pictures that are never mirrored has always taken `tta=True` for the plain view.
+        nothing = isinstance(averaged, bool) and policy == "flip" and symmetries == "plain"
+        if not averaged or nothing:
+            return PolicyViews((plain,), (1.0,))
+        return policy_views(policy, plain, symmetries)
+
+    def _looks(self, tta: bool | str | None) -> list[_Look]:
         looks = []
         for member, forward in zip(self.manifest.members, self._forwards, strict=True):
-            given = member.preprocessing
-            plain = EvalPrepare(given.size, given.policy, given.crop_fraction, given.interpolation)
-            seen = views(_ALLOWED[self.manifest.views], plain) if averaged else [plain]
-            looks += [_Look(self._decoders[_kind(member)], view, forward) for view in seen]
+            chosen, decoder = self._views(member, tta), self._decoders[_kind(member)]
+            looks += [
+                _Look(decoder, view, forward, weight, _role(view, chosen.views[0]))
+                for view, weight in zip(chosen.views, chosen.weights, strict=True)
+            ]
         return looks
 
     def _judged(
         self, names: Sequence[str], seen: Sequence[_Seen], looks: Sequence[_Look], first: int
-    ) -> Predictions:
+    ) -> Seen:
         good = [row for row, found in enumerate(seen) if not isinstance(found, DataError)]
         empty = Predictions(
             logits=np.full((len(seen), len(self.classes)), np.nan, np.float32),
@@ -177,20 +249,49 @@ class Predictor:
             status=np.array([found.code if isinstance(found, DataError) else "" for found in seen]),
             thresholds=None if self.manifest.thresholds is None else np.array(self.manifest.thresholds),
         )
-        parts = []
+        parts, strangeness = [], None
         for number, look in enumerate(looks):
             pictures = [found[number] for found in seen if not isinstance(found, DataError)]
             logits = empty.logits.copy()
             if good:
-                logits[good], _ = run_through(look.forward, _Ready(pictures, self.batch_size))
-            parts.append(replace(empty, logits=logits))
-        whole = parts[0] if len(parts) == 1 else average(parts)
-        return whole.with_temperature(self.manifest.temperature)
+                outputs, _ = run_through(look.forward, _Ready(pictures, self.batch_size))
+                logits[good] = outputs[:, : len(self.classes)]
+            if number == 0 and self._novelty is not None:
+                strangeness = np.full(len(seen), np.nan)
+                if good:
+                    strangeness[good] = self._novelty.strangeness(outputs[:, len(self.classes) :])
+            parts.append(replace(empty, logits=logits, strangeness=strangeness))
+        by_role = {
+            role: [part for part, look in zip(parts, looks, strict=True) if look.role == role]
+            for role in ("plain", "mirrored")
+        }
+        plain, mirrored = (
+            self._decided(average(some) if len(some) > 1 else some[0]) if some else None
+            for some in by_role.values()
+        )
+        assert plain is not None  # every network looks at the plain view
+        if len(parts) == len(by_role["plain"]):
+            return Seen(plain, plain)
+        return Seen(self._decided(average(parts, [look.weight for look in looks])), plain, mirrored)
+
+    def _decided(self, predictions: Predictions) -> Predictions:
+        """Return the table with what the bundle knows of its probabilities: temperature, scaling, sets."""
+        manifest = self.manifest
+        scaled = predictions.with_temperature(manifest.temperature).with_scaling(manifest.scaling)
+        if manifest.sets is None:
+            return scaled
+        return replace(scaled, sets=sets_of(scaled, manifest.sets))
 
 
 def _kind(member: Member) -> tuple[int, Colours]:
     """What a member asks of the decoder."""
     return member.preprocessing.short_side, Colours(member.preprocessing.background)
+
+
+def _role(view: Prepare, plain: Prepare) -> str:
+    if view == plain:
+        return "plain"
+    return "mirrored" if isinstance(plain, EvalPrepare) and view == replace(plain, flip=True) else ""
 
 
 def _close(decoders: Iterable[Decoder]) -> None:

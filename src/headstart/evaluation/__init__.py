@@ -14,6 +14,23 @@ if TYPE_CHECKING:
         fit_temperature,
         reliability,
     )
+    from headstart.evaluation.comparing import (
+        Compared,
+        Comparison,
+        HeldOut,
+        compare,
+        compare_predictions,
+        read_held_out,
+    )
+    from headstart.evaluation.conformal import (
+        SET_METHODS,
+        SetReport,
+        SetRule,
+        cross_fitted_sets,
+        fit_sets,
+        judge_sets,
+        sets_of,
+    )
     from headstart.evaluation.doubts import (
         constant_answer,
         missing_classes,
@@ -22,6 +39,13 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
     from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
+    from headstart.evaluation.judging import (
+        Evaluation,
+        ViewsGain,
+        gain_of_views,
+        judge,
+        metrics_for,
+    )
     from headstart.evaluation.label_errors import LabelDoubts, confident_joint, label_doubts
     from headstart.evaluation.label_next import Rise, choose_next, rises, uncertainty
     from headstart.evaluation.metrics import (
@@ -40,7 +64,8 @@ if TYPE_CHECKING:
         top_k,
         wilson,
     )
-    from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check
+    from headstart.evaluation.mirror import MirrorFindings, Swap, mirror_check, refuse_mirrored
+    from headstart.evaluation.novelty import Novelty, NoveltyReport, fit_novelty
     from headstart.evaluation.plots import (
         plot_confusion_matrix,
         plot_losses,
@@ -51,6 +76,12 @@ if TYPE_CHECKING:
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.scaling import (
+        ClassScaling,
+        cross_scaled,
+        fit_scaling,
+        scale_classes,
+    )
     from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
     from headstart.evaluation.tradeoff import Point, best_for_their_cost, plot_tradeoff
 
@@ -62,6 +93,36 @@ _HOMES = {
         "cross_fitted",
         "fit_temperature",
         "reliability",
+    ),
+    "comparing": (
+        "Compared",
+        "Comparison",
+        "HeldOut",
+        "compare",
+        "compare_predictions",
+        "read_held_out",
+    ),
+    "conformal": (
+        "SET_METHODS",
+        "SetReport",
+        "SetRule",
+        "cross_fitted_sets",
+        "fit_sets",
+        "judge_sets",
+        "sets_of",
+    ),
+    "judging": (
+        "Evaluation",
+        "ViewsGain",
+        "gain_of_views",
+        "judge",
+        "metrics_for",
+    ),
+    "scaling": (
+        "ClassScaling",
+        "cross_scaled",
+        "fit_scaling",
+        "scale_classes",
     ),
     "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
     "interpret": (
@@ -88,7 +149,8 @@ _HOMES = {
         "top_k",
         "wilson",
     ),
-    "mirror": ("MirrorFindings", "Swap", "mirror_check"),
+    "mirror": ("MirrorFindings", "Swap", "mirror_check", "refuse_mirrored"),
+    "novelty": ("Novelty", "NoveltyReport", "fit_novelty"),
     "plots": (
         "plot_confusion_matrix",
         "plot_losses",
@@ -110,42 +172,64 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METRICS",
+    "SET_METHODS",
     "Calibration",
     "ClassMetrics",
+    "ClassScaling",
+    "Compared",
+    "Comparison",
     "Confusion",
+    "Evaluation",
     "Example",
     "Gain",
+    "HeldOut",
     "Interpretation",
     "Interval",
     "LabelDoubts",
     "Metric",
     "MirrorFindings",
+    "Novelty",
+    "NoveltyReport",
     "Point",
     "Predictions",
     "ReliabilityBin",
     "Rise",
+    "SetReport",
+    "SetRule",
     "Swap",
     "TagInterpretation",
     "TagMistakes",
+    "ViewsGain",
     "average",
     "best_for_their_cost",
     "calibrate",
     "choose_next",
+    "compare",
+    "compare_predictions",
     "concatenate",
     "confident_joint",
     "confusion_matrix",
     "constant_answer",
     "cross_decided",
     "cross_fitted",
+    "cross_fitted_sets",
+    "cross_scaled",
     "decided_by",
     "every_tag",
     "f_beta",
+    "fit_novelty",
+    "fit_scaling",
+    "fit_sets",
     "fit_temperature",
     "fit_thresholds",
+    "gain_of_views",
     "interval",
+    "judge",
+    "judge_sets",
     "label_doubts",
     "measure",
     "metric",
+    "metrics_for",
     "mirror_check",
     "missing_classes",
     "paired",
@@ -156,9 +240,13 @@ __all__ = [
     "plot_reliability",
     "plot_schedule",
     "plot_tradeoff",
+    "read_held_out",
+    "refuse_mirrored",
     "reliability",
     "rises",
     "rows_to_picture",
+    "scale_classes",
+    "sets_of",
     "show_pictures",
     "smallest_difference",
     "too_few_rows",

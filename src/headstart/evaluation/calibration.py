@@ -56,11 +56,11 @@ def fit_temperature(predictions: Predictions, *, seed: int = 0) -> float:
     >>> round(fit_temperature(too_sure), 1)
     4.7
     """
-    plain = predictions.scored().with_temperature(1.0)
+    plain = _plain(predictions)
     log_loss = METRICS["log_loss"]
     # Undefined figures compare as false, and keep the temperature at 1.
     if log_loss(cross_fitted(plain, seed=seed)) < log_loss(plain):
-        return _best_temperature(plain)
+        return best_temperature(plain)
     return 1.0
 
 
@@ -73,9 +73,9 @@ def cross_fitted(predictions: Predictions, *, seed: int = 0) -> Predictions:
     logits = predictions.logits.astype(np.float64)
     halves = halves_of(predictions, seed)
     for half in (0, 1):
-        other = predictions.take(halves == 1 - half)
-        logits[halves == half] /= _best_temperature(other)
-    return replace(predictions, logits=logits.astype(np.float32), temperature=1.0)
+        other = predictions.take(halves == 1 - half).with_scaling(None)
+        logits[halves == half] /= best_temperature(other)
+    return replace(predictions, logits=logits.astype(np.float32), temperature=1.0, scaling=None)
 
 
 def calibrate(predictions: Predictions, *, seed: int = 0) -> Calibration:
@@ -83,7 +83,7 @@ def calibrate(predictions: Predictions, *, seed: int = 0) -> Calibration:
 
     Where the temperature stays 1 the figures before and after are the same.
     """
-    plain = predictions.scored().with_temperature(1.0)
+    plain = _plain(predictions)
     temperature = fit_temperature(plain, seed=seed)
     after = plain if temperature == 1.0 else cross_fitted(plain, seed=seed)
     log_loss, error = METRICS["log_loss"], METRICS["expected_calibration_error"]
@@ -113,8 +113,12 @@ def reliability(predictions: Predictions, *, bins: int = 10) -> list[Reliability
     return result
 
 
-def _best_temperature(predictions: Predictions) -> float:
-    """Bisect the slope of the log loss, which is convex in the inverse temperature."""
+def _plain(predictions: Predictions) -> Predictions:
+    return predictions.scored().with_temperature(1.0).with_scaling(None)
+
+
+def best_temperature(predictions: Predictions) -> float:
+    """Return the temperature of least log loss, which is convex in its inverse; 1 without any row."""
     scored = predictions.scored()
     usable = scored.take(np.isfinite(scored.logits).all(axis=1))
     if len(usable) == 0:

@@ -111,6 +111,21 @@ def mirror_check(plain: Predictions, mirrored: Predictions, *, view: str = "mirr
     return MirrorFindings(view, paired(plain, mirrored, "accuracy"), swaps, sided_names(plain.classes))
 
 
+def refuse_mirrored(plain: Predictions, mirrored: Predictions) -> None:
+    """Raise `UsageError` where mirrored pictures show other classes, by the evidence of `mirror_check`.
+
+    Both tables hold the same rows; those of which neither has a label say nothing.
+    """
+    if not (plain.scored_rows & mirrored.scored_rows).any():
+        return
+    found = mirror_check(plain, mirrored)
+    if found.warned:
+        raise UsageError(
+            " ".join(line.strip() for line in found.lines[:2]),
+            "average views without mirror images: --tta multi-scale",
+        )
+
+
 def sided_names(classes: Sequence[str]) -> tuple[str, ...]:
     """Return the class names that speak of a side, or are single digits or letters.
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,8 @@ UNPREDICTED = "NO_PREDICTION"
 """The status of a row that was read from a file without figures."""
 
 _FIRST_COLUMNS = ("path", "split", "label", "prediction", "probability")
+# What a table has between those and the probabilities where the model decides such things.
+_DECISIONS = ("none_of_these", "strangeness", "set")
 _SMALLEST_PROBABILITY = 1e-37  # the logarithm of anything smaller says nothing in float32
 
 
@@ -39,7 +41,10 @@ class Predictions:
     numbers in the `Samples` that the rows came from. `status` is empty for a row that was
     predicted, else the reason code for which it was not; such rows are in the table and in no
     metric. `temperature` divides the logits; `thresholds` (classes,) or (rows, classes) decide about
-    tags (0.5 each where None).
+    tags (0.5 each where None). `scaling` (2, classes): what each class's logit is multiplied by after
+    that, and what is added. `sets` (rows, classes): the classes that a picture may be of (see
+    `conformal`); `strangeness` (rows,): how unlike the pictures the model learned from one is, 0 …, above
+    1 none of its classes (see `novelty`).
 
     Raises `UsageError` where the shapes do not belong together.
 
@@ -60,6 +65,9 @@ class Predictions:
     status: NDArray[np.str_] | None = None
     temperature: float = 1.0
     thresholds: NDArray[np.float64] | None = None
+    scaling: NDArray[np.float64] | None = None
+    sets: NDArray[np.bool_] | None = None
+    strangeness: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         logits = np.asarray(self.logits, dtype=np.float32)
@@ -76,8 +84,13 @@ class Predictions:
             "index": np.arange(count) if self.index is None else _column(self.index, "index", np.int64),
             "status": np.full(count, "") if self.status is None else _column(self.status, "status", np.str_),
             "thresholds": _column(self.thresholds, "thresholds", np.float64),
+            "scaling": _column(self.scaling, "scaling", np.float64),
+            "sets": _column(self.sets, "sets", np.bool_),
+            "strangeness": _column(self.strangeness, "strangeness", np.float64),
         }
-        shapes = dict.fromkeys(("split", "index", "status"), (count,))
+        shapes: dict[str, tuple[int, ...]]
+        shapes = dict.fromkeys(("split", "index", "status", "strangeness"), (count,))
+        shapes |= {"scaling": (2, len(self.classes)), "sets": logits.shape}
         shapes["targets"] = (count,) if single else logits.shape
         each_row = fixed["thresholds"] is not None and fixed["thresholds"].ndim == 2
         shapes["thresholds"] = logits.shape if each_row else (len(self.classes),)
@@ -123,10 +136,16 @@ class Predictions:
             return self.predicted_rows
         return self.predicted_rows & (self.targets >= 0)
 
+    @property
+    def scaled_logits(self) -> NDArray[np.float64]:
+        """The logits over the temperature, and scaled by class where there is such a scaling."""
+        scaled = self.logits.astype(np.float64) / self.temperature
+        return scaled if self.scaling is None else scaled * self.scaling[0] + self.scaling[1]
+
     @cached_property
     def log_probabilities(self) -> NDArray[np.float64]:
         """Logarithms of `probabilities`, float64 (rows, classes), exact where those round to 0."""
-        scaled = self.logits.astype(np.float64) / self.temperature
+        scaled = self.scaled_logits
         if self.task is Task.MULTI_LABEL:
             with np.errstate(invalid="ignore"):
                 result = -np.logaddexp(0.0, -scaled)
@@ -157,12 +176,20 @@ class Predictions:
         if not self.classes:
             return np.full(len(self), -1)
         usable = ~np.isnan(self.probabilities).any(axis=1)
-        return np.where(usable, self.logits.argmax(axis=1), -1)
+        ranked = self.logits if self.scaling is None else self.scaled_logits
+        return np.where(usable, ranked.argmax(axis=1), -1)
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
         """The probability of the most probable class, float64 (rows,)."""
         return np.asarray(self.probabilities.max(axis=1, initial=0.0))
+
+    @cached_property
+    def none_of_these(self) -> NDArray[np.bool_]:
+        """Whether each picture is of none of the classes, bool (rows,); False where nothing says so."""
+        if self.strangeness is None:
+            return np.zeros(len(self), dtype=np.bool_)
+        return np.asarray(self.strangeness > 1.0)
 
     @cached_property
     def loss(self) -> NDArray[np.float64]:
@@ -173,7 +200,7 @@ class Predictions:
         if self.targets is None:
             return np.full(len(self), np.nan)
         if self.task is Task.MULTI_LABEL:
-            scaled = self.logits.astype(np.float64) / self.temperature
+            scaled = self.scaled_logits
             with np.errstate(invalid="ignore"):
                 each = np.logaddexp(0.0, np.where(self.targets == 1, -scaled, scaled))
             return np.where(self.scored_rows, each.mean(axis=1), np.nan)
@@ -193,6 +220,8 @@ class Predictions:
             index=self.rows[numbers],
             status=self.statuses[numbers],
             thresholds=_rows_of(self.thresholds, numbers),
+            sets=None if self.sets is None else self.sets[numbers],
+            strangeness=None if self.strangeness is None else self.strangeness[numbers],
         )
 
     def part(self, split: str) -> Predictions:
@@ -208,6 +237,10 @@ class Predictions:
     def with_temperature(self, temperature: float) -> Predictions:
         """Return the same table with another temperature."""
         return replace(self, temperature=temperature)
+
+    def with_scaling(self, scaling: ArrayLike | None) -> Predictions:
+        """Return the same table with another scaling of its classes: (2, classes), or None for none."""
+        return replace(self, scaling=None if scaling is None else np.asarray(scaling))
 
     def with_thresholds(self, thresholds: ArrayLike | None) -> Predictions:
         """Return the same table with other thresholds for its tags: (classes,), or None for 0.5 each."""
@@ -244,7 +277,7 @@ class Predictions:
             "probability": self.confidence if single else np.full(len(self), np.nan),
         }
         named = {f"p_{name}": self.probabilities[:, number] for number, name in enumerate(self.classes)}
-        return pandas.DataFrame({**columns, **named})
+        return pandas.DataFrame({**columns, **self._decisions(), **named})
 
     def to_csv(self, path: Path) -> None:
         """Write `path,split,label,prediction,probability,p_<class>…` as UTF-8, atomically.
@@ -259,17 +292,38 @@ class Predictions:
         writer = csv.writer(
             stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
         )
-        writer.writerow([*_FIRST_COLUMNS, *(f"p_{name}" for name in self.classes)])
+        decisions = self._decisions()
+        writer.writerow([*_FIRST_COLUMNS, *decisions, *(f"p_{name}" for name in self.classes)])
         single = self.task is Task.SINGLE_LABEL
         splits = [""] * len(self) if self.split is None else self.split.tolist()
         words = zip(
             self.paths or [""] * len(self), splits, self.labels(), self.predicted_labels(), strict=True
         )
-        every = zip(words, self.probabilities.tolist(), self.confidence.tolist(), strict=True)
-        for first, row, best in every:
+        decided = zip(*decisions.values(), strict=True) if decisions else iter([()] * len(self))
+        every = zip(words, self.probabilities.tolist(), self.confidence.tolist(), decided, strict=True)
+        for first, row, best, own in every:
             figures = [_figure(value) for value in row]
-            writer.writerow([*first, _figure(best) if single else "", *figures])
+            writer.writerow([*first, _figure(best) if single else "", *own, *figures])
         write_atomic(Path(path), stream.getvalue().encode("utf-8", errors="backslashreplace"))
+
+    def _decisions(self) -> dict[str, list[str]]:
+        """The columns of `_DECISIONS` that there are, as text."""
+        columns: dict[str, list[str]] = {}
+        if self.strangeness is not None:
+            known = self.predicted_rows
+            said = np.where(self.none_of_these, "yes", "no")
+            columns["none_of_these"] = np.where(known, said, "").tolist()
+            columns["strangeness"] = [_figure(value) for value in self.strangeness.tolist()]
+        if self.sets is not None:
+            columns["set"] = self.set_labels()
+        return columns
+
+    def set_labels(self) -> list[str]:
+        """Return the names of each row's set as a JSON list; empty where there is none."""
+        if self.sets is None:
+            return [""] * len(self)
+        rows = zip(self.sets, self.predicted_rows, strict=True)
+        return [_tag_text(row, self.classes) if known else "" for row, known in rows]
 
     @classmethod
     def from_csv(cls, path: Path, *, task: Task = Task.SINGLE_LABEL) -> Predictions:
@@ -286,7 +340,10 @@ class Predictions:
             raise ConfigError(f"{path} is not UTF-8 text: {error.reason}") from error
         lines = list(csv.reader(io.StringIO(text, newline="")))
         header = tuple(lines[0]) if lines else ()
-        if header[:5] != _FIRST_COLUMNS or not all(name.startswith("p_") for name in header[5:]):
+        first = len(_FIRST_COLUMNS)
+        while header[first : first + 1] and header[first] in _DECISIONS:
+            first += 1
+        if header[:5] != _FIRST_COLUMNS or not all(name.startswith("p_") for name in header[first:]):
             wanted = ",".join((*_FIRST_COLUMNS, "p_<class>…"))
             raise ConfigError(f"{path} is not a table of predictions", f"its first line must be {wanted}")
         body = lines[1:]
@@ -294,7 +351,10 @@ class Predictions:
             if len(line) != len(header):
                 raise ConfigError(f"{path}, row {number}: {len(line)} fields, but {len(header)} columns")
         try:
-            return cls._from_fields(body, tuple(name[2:] for name in header[5:]), task)
+            own = {name: [line[k] for line in body] for k, name in enumerate(header[5:first], start=5)}
+            plain = [line[:5] + line[first:] for line in body]
+            table = cls._from_fields(plain, tuple(name[2:] for name in header[first:]), task)
+            return table._with_decisions(own)
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is not a table of predictions: {error}") from error
 
@@ -323,6 +383,19 @@ class Predictions:
             thresholds=_thresholds_between(values, columns[3], numbers) if task is Task.MULTI_LABEL else None,
         )
 
+    def _with_decisions(self, columns: Mapping[str, Sequence[str]]) -> Predictions:
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        strangeness, sets = columns.get("strangeness"), None
+        if "set" in columns:
+            sets = np.zeros(self.logits.shape, dtype=np.bool_)
+            for row, text in enumerate(columns["set"]):
+                sets[row, [numbers[name] for name in json.loads(text or "[]")]] = True
+        return replace(
+            self,
+            sets=sets,
+            strangeness=None if strangeness is None else np.array([float(s or "nan") for s in strangeness]),
+        )
+
 
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Return the rows of all tables, one after the other.
@@ -335,11 +408,14 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
     first = parts[0]
     for part in parts[1:]:
         same = (part.classes, part.task, part.temperature) == (first.classes, first.task, first.temperature)
-        if not same or not _equal(part.thresholds, first.thresholds):
+        same = same and _equal(part.thresholds, first.thresholds) and _equal(part.scaling, first.scaling)
+        if not same:
             raise UsageError("predictions with other classes, tasks or calibration cannot be put together")
     targets = [part.targets for part in parts if part.targets is not None]
     splits = [part.split for part in parts if part.split is not None]
     paths = [part.paths for part in parts if part.paths is not None]
+    sets = [part.sets for part in parts if part.sets is not None]
+    strange = [part.strangeness for part in parts if part.strangeness is not None]
     count = len(parts)
     return replace(
         first,
@@ -349,14 +425,16 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         split=np.concatenate(splits) if len(splits) == count else None,
         index=np.concatenate([part.rows for part in parts]),
         status=np.concatenate([part.statuses for part in parts]),
+        sets=np.concatenate(sets) if len(sets) == count else None,
+        strangeness=np.concatenate(strange) if len(strange) == count else None,
     )
 
 
 def average(parts: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
     """Return the ensemble: its logits are the logarithm of the mean probability (tags: its logit).
 
-    Each table counts with its own temperature; the result has temperature 1. A row that any of
-    them could not predict stays unpredicted. Raises `UsageError` unless all hold the same rows.
+    Each table counts with its own temperature and scaling; the result has neither, nor sets. A row that
+    any of them could not predict stays unpredicted. Raises `UsageError` unless all hold the same rows.
     """
     if not parts:
         raise UsageError("there is nothing to average")
@@ -372,7 +450,7 @@ def average(parts: Sequence[Predictions], weights: Sequence[float] | None = None
     for part in parts[1:]:
         status = np.where(status == "", part.statuses, status)
     logits = _logits_of(np.asarray(mean), first.task)
-    return replace(first, logits=logits, status=status, temperature=1.0)
+    return replace(first, logits=logits, status=status, temperature=1.0, scaling=None, sets=None)
 
 
 def check_same_rows(one: Predictions, other: Predictions) -> None:

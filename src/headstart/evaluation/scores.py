@@ -35,9 +35,10 @@ def within_top(predictions: Predictions, *, count: int) -> Floats:
     """Whether the truth is among the `count` most probable classes, 0 or 1; of equals the first."""
     single_only(predictions, f"top_{count}")
     truth = targets_of(predictions)[:, None]
-    score = np.take_along_axis(predictions.logits, truth, axis=1)
+    logits: NDArray[Any] = predictions.logits if predictions.scaling is None else predictions.scaled_logits
+    score = np.take_along_axis(logits, truth, axis=1)
     earlier = np.arange(len(predictions.classes)) < truth
-    ahead = (predictions.logits > score) | ((predictions.logits == score) & earlier)
+    ahead = (logits > score) | ((logits == score) & earlier)
     inside = ahead.sum(axis=1, keepdims=True) < count
     return np.asarray(inside, dtype=np.float64)
 
@@ -216,6 +217,74 @@ def average_precision_of_class(score: Floats, positive: NDArray[np.bool_]) -> fl
     taken = np.cumsum(np.bincount(place, minlength=len(values)))
     recall_steps = np.diff(hits, prepend=0.0) / positive.sum()
     return float((recall_steps * hits / taken).sum())
+
+
+# The same, of many resamples at once: `times` (resamples, rows) says how often each has each row.
+
+OfTimes = Callable[[Floats], Floats]
+
+
+def roc_auc_of_times(predictions: Predictions) -> OfTimes:
+    """Return a function of `times` that gives `roc_auc` of each resample."""
+    return _mean_of_times(predictions, _auc_of_runs, ascending=True)
+
+
+def average_precision_of_times(predictions: Predictions) -> OfTimes:
+    """Return a function of `times` that gives `average_precision` of each resample."""
+    return _mean_of_times(predictions, _precision_of_runs, ascending=False)
+
+
+def average_precisions_of_times(predictions: Predictions) -> OfTimes:
+    """Return a function of `times` that gives `average_precisions`: (resamples, classes)."""
+    return _each_of_times(predictions, _precision_of_runs, ascending=False)
+
+
+def _mean_of_times(
+    predictions: Predictions, of_runs: Callable[[Floats, Floats], Floats], *, ascending: bool
+) -> OfTimes:
+    each = _each_of_times(predictions, of_runs, ascending=ascending)
+
+    def value(times: Floats) -> Floats:
+        values = each(times)
+        known = ~np.isnan(values)
+        return ratio(np.where(known, values, 0.0).sum(1), known.sum(1).astype(np.float64), empty=math.nan)
+
+    return value
+
+
+def _each_of_times(
+    predictions: Predictions, of_runs: Callable[[Floats, Floats], Floats], *, ascending: bool
+) -> OfTimes:
+    """Sort each class once; `of_runs` gets the members and the others in each run of equal scores."""
+    truth = one_hot(predictions)
+    scores = predictions.probabilities if ascending else -predictions.probabilities
+    sorted_classes = []
+    for number in range(len(predictions.classes)):
+        order = np.argsort(scores[:, number], kind="stable")
+        starts = np.flatnonzero(np.diff(scores[order, number], prepend=-np.inf) > 0)
+        sorted_classes.append((order, starts, truth[order, number]))
+
+    def values(times: Floats) -> Floats:
+        columns = []
+        for order, starts, member in sorted_classes:
+            sorted_times = times[:, order]
+            inside = np.add.reduceat(sorted_times * member, starts, axis=1)
+            columns.append(of_runs(inside, np.add.reduceat(sorted_times, starts, axis=1) - inside))
+        return np.stack(columns, axis=1)
+
+    return values
+
+
+def _auc_of_runs(inside: Floats, outside: Floats) -> Floats:
+    below = np.cumsum(outside, axis=1) - outside
+    pairs = inside.sum(1) * outside.sum(1)
+    return ratio((inside * (below + outside / 2)).sum(1), pairs, empty=math.nan)
+
+
+def _precision_of_runs(inside: Floats, outside: Floats) -> Floats:
+    hits, taken = np.cumsum(inside, axis=1), np.cumsum(inside + outside, axis=1)
+    area = ratio((inside * ratio(hits, taken)).sum(1), hits[:, -1], empty=math.nan)
+    return np.where(outside.any(axis=1), area, math.nan)
 
 
 def confidence_bins(confidence: Floats, count: int) -> NDArray[np.int64]:

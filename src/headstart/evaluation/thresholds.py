@@ -85,7 +85,7 @@ def cross_decided(predictions: Predictions, name: str = "f2", *, seed: int = 0) 
 def every_tag(predictions: Predictions) -> Predictions:
     """Return the same rows with every tag said of each: the score that costs nothing, not even a look."""
     always = np.full(predictions.logits.shape, 30.0, np.float32)
-    return replace(predictions, logits=always, temperature=1.0, thresholds=None)
+    return replace(predictions, logits=always, temperature=1.0, scaling=None, thresholds=None)
 
 
 def _usable(predictions: Predictions) -> Predictions:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from headstart.models.features import ActivationSource, Features, TensorSource, ViewSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
     from headstart.models.knn import knn_logits
-    from headstart.models.parts import Part
+    from headstart.models.parts import Part, WithFeatures
     from headstart.models.probe import Probe, fit_probe
     from headstart.models.stages import Stage, cut
     from headstart.models.weights import (
@@ -64,7 +64,7 @@ _HOMES = {
     "features": ("ActivationSource", "Features", "TensorSource", "ViewSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
     "knn": ("knn_logits",),
-    "parts": ("Part",),
+    "parts": ("Part", "WithFeatures"),
     "probe": ("Probe", "fit_probe"),
     "stages": ("Stage", "cut"),
     "weights": ("WeightsSource", "cached_architectures", "find_weights", "weights_identity"),
@@ -89,6 +89,7 @@ __all__ = [
     "TensorSource",
     "ViewSource",
     "WeightsSource",
+    "WithFeatures",
     "cached_architectures",
     "cached_engine",
     "check_architecture",

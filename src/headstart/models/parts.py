@@ -11,6 +11,25 @@ if TYPE_CHECKING:
     from headstart.models.classifier import Classifier
 
 
+class WithFeatures(nn.Module):
+    """A classifier whose outputs are its logits and, after them, what entered its head.
+
+    Pixels (batch, 3, height, width) in 0 … 255 become (batch, classes + features).
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.train(classifier.training)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return (batch, classes + features): features are flattened."""
+        whole = self.classifier
+        inside = whole.run_stages(whole.standardise(pixels), 0, whole.head_stage)
+        logits = whole.run_stages(inside, whole.head_stage, len(whole.stages))
+        return torch.cat([logits, inside.flatten(1)], 1)
+
+
 class Part(nn.Module):
     """A run of a classifier's stages that shares its parameters; made by `lower` and `upper`."""
 

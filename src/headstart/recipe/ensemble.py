@@ -152,11 +152,13 @@ def _save_model(
         },
         data=data.samples.fingerprint(),
     )
-    save_bundle(folder / "model", [_cooled(bundle) for bundle in bundles], manifest, replace_old=True)
+    # What enters the first network's head tells strangers for all; sets would need the average's own rows.
+    networks, novelty = [_cooled(bundle) for bundle in bundles], bundles[0].novelty
+    save_bundle(folder / "model", networks, manifest, novelty=novelty, replace_old=True)
 
 
 def _cooled(bundle: Bundle) -> Any:
-    """Return the network of a bundle with its temperature worked into the last layer."""
+    """Return the network of a bundle with its temperature and its scaling worked into the last layer."""
     import torch
     from torch import nn
 
@@ -165,6 +167,10 @@ def _cooled(bundle: Bundle) -> Any:
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.div_(bundle.manifest.temperature)
+        if bundle.manifest.scaling is not None:
+            factors, offsets = (last.weight.new_tensor(row) for row in bundle.manifest.scaling)
+            last.weight.mul_(factors[:, None])
+            last.bias.mul_(factors).add_(offsets)
     return model
 
 

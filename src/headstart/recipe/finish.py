@@ -26,6 +26,7 @@ from headstart.evaluation import (
     metric,
 )
 from headstart.processes import current
+from headstart.recipe.deciding import Decided, decide, scaled_by_class
 from headstart.recipe.result import Result, StepResult
 from headstart.recipe.verdict import gain_in_log_loss, pays
 from headstart.types import Task
@@ -49,12 +50,15 @@ def finish(steps: EightSteps) -> Result:
     calibration = _calibrate(steps, valid)
     valid = valid.with_temperature(calibration.temperature)
     test = None if test is None else test.with_temperature(calibration.temperature)
+    valid, fair, scaling = scaled_by_class(valid)
+    test = None if test is None else test.with_scaling(scaling.scaling)
     # The figures are of tags that were decided by thresholds of the other half; the model gets those of all.
-    fair = cross_decided(valid, steps.metric)
+    fair = cross_decided(fair, steps.metric)
     if valid.task is Task.MULTI_LABEL:
         thresholds = _choose_thresholds(steps, valid, fair)
         valid = valid.with_thresholds(thresholds)
         test = None if test is None else test.with_thresholds(thresholds)
+    decided = decide(steps, valid, scaling)
     scored_test = test if test is not None and bool(test.scored_rows.any()) else None
 
     final = {
@@ -62,10 +66,10 @@ def finish(steps: EightSteps) -> Result:
         "test": None if scored_test is None else _figures(scored_test, steps.metric),
     }
     policy = "flips" if averaged is not None else None
-    summary = _summary(steps, final, calibration, policy, valid)
+    summary = _summary(steps, final, calibration, policy, valid) | decided.to_dict()
     if current().first:
         with steps.narrator.progress("writing the model and the report"):
-            _write(steps, valid, test, summary, temperature=calibration.temperature, final=final)
+            _write(steps, valid, test, summary, decided, temperature=calibration.temperature, final=final)
     for line in steps.data.lost.lines() if steps.data.lost is not None else []:
         steps.narrator.say(line)
     return Result(
@@ -84,6 +88,7 @@ def _write(
     valid: Predictions,
     test: Predictions | None,
     summary: dict[str, Any],
+    decided: Decided,
     *,
     temperature: float,
     final: Mapping[str, Mapping[str, Interval] | None],
@@ -93,6 +98,9 @@ def _write(
         steps.folder / "model",
         temperature=temperature,
         thresholds=valid.thresholds,
+        scaling=valid.scaling,
+        sets=decided.sets,
+        novelty=None if decided.novelty is None else decided.novelty.novelty,
         tta=bool(summary["tta"] and summary["tta"]["kept"]),
         members=steps.best.members,
         metrics={

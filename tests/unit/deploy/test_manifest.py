@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from headstart.deploy.manifest import (
     Head,
     Manifest,
     Member,
+    NoveltyRule,
     Preprocessing,
     Provenance,
     manifest_from,
 )
 from headstart.errors import ConfigError
+from headstart.evaluation import SetRule
 from headstart.types import Task
 
 GOOD = Manifest(
@@ -59,6 +62,53 @@ def test_a_manifest_from_before_there_was_a_background_is_of_white() -> None:
     assert black.members[0].preprocessing.background == (0, 0, 0)
 
 
+DECIDED = replace(
+    GOOD,
+    tta_policy="course-2018",
+    scaling=((0.9, 1.0, 1.2), (0.1, -0.1, 0.0)),
+    sets=SetRule("least", 0.9, 0.85),
+    novelty=NoveltyRule(0.4, 0.05),
+    files={**GOOD.files, "novelty.safetensors": FileRecord("1" * 64, 500)},
+)
+
+
+def test_what_a_model_decides_comes_back_as_it_went() -> None:
+    assert manifest_from(json.loads(json.dumps(DECIDED.to_dict()))) == DECIDED
+
+
+def test_a_bundle_without_decisions_is_written_as_before_there_were_any() -> None:
+    assert not {"tta_policy", "scaling", "sets", "novelty"} & set(GOOD.to_dict())
+    assert {"tta_policy", "scaling", "sets", "novelty"} <= set(DECIDED.to_dict())
+
+
+DECISIONS: list[tuple[str, object, str]] = [
+    ("tta_policy", "os.system", "tta_policy"),
+    ("tta_policy", None, "tta_policy"),
+    ("scaling", [[1.0, 1.0, 1.0]], "scaling"),
+    ("scaling", [[1.0, 1.0], [0.0, 0.0]], "scaling"),
+    ("scaling", [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]], "scaling"),
+    ("scaling", [[-1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], "scaling"),
+    ("scaling", [[1.0, 1.0, 1.0], [0.0, 0.0, 1e9]], "scaling"),
+    ("sets.method", "eval", "sets.method"),
+    ("sets.level", 1.0, "sets.level"),
+    ("sets.limit", 1.5, "sets.limit"),
+    ("sets.code", "x", "unknown fields: code"),
+    ("sets", [], "sets"),
+    ("novelty.limit", 0.0, "novelty.limit"),
+    ("novelty.limit", "0.1", "novelty.limit"),
+    ("novelty.rate", 2, "novelty.rate"),
+    ("novelty", None, "files"),
+    ("files", {"model.safetensors": {"sha256": "0" * 64, "bytes": 10_000}}, "files"),
+    ("task", "multi-label", "sets"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), DECISIONS)
+def test_decisions_that_are_not_as_they_must_be_are_refused(path: str, value: object, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        manifest_from(changed(path, value, of=DECIDED))
+
+
 finite = st.floats(-1e9, 1e9)
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 
@@ -93,8 +143,8 @@ def test_any_honest_manifest_comes_back_as_it_went(
     assert manifest_from(json.loads(json.dumps(manifest.to_dict()))) == manifest
 
 
-def changed(path: str, value: object) -> dict[str, Any]:
-    result = fields()
+def changed(path: str, value: object, *, of: Manifest = GOOD) -> dict[str, Any]:
+    result = json.loads(json.dumps(of.to_dict()))
     place: Any = result
     *steps, last = (int(step) if step.isdigit() else step for step in path.split("."))
     for step in steps:

@@ -84,7 +84,9 @@ def test_every_metric_has_an_interval(name: str) -> None:
     assert json.dumps(found.to_dict(), allow_nan=False)
 
 
-@pytest.mark.parametrize("name", ["log_loss", "macro_f1", "expected_calibration_error"])
+@pytest.mark.parametrize(
+    "name", ["log_loss", "macro_f1", "expected_calibration_error", "roc_auc", "average_precision"]
+)
 def test_the_fast_bootstrap_equals_resampling_the_table_itself(name: str) -> None:
     predictions = guesses(40)
     slow = Metric(name, METRICS[name].function, METRICS[name].higher_is_better)
@@ -239,6 +241,45 @@ def test_figures_per_class_are_those_of_the_matrix_and_undefined_where_there_is_
 def test_figures_per_class_of_no_rows_are_undefined() -> None:
     rows = per_class(guesses(5).take([]))
     assert [row.count for row in rows] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_metrics_of_rank_are_the_same_row_by_row_and_by_how_often_rows_were_drawn(ties: bool) -> None:
+    table = guesses(30)
+    if ties:
+        table = Predictions(np.round(table.logits), CLASSES, targets=table.targets)
+    times = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=20).astype(float)
+    for name in ("roc_auc", "average_precision"):
+        chosen = METRICS[name]
+        assert chosen.of_times is not None
+        slow = [chosen(table.take(np.repeat(np.arange(30), each.astype(int)))) for each in times]
+        assert chosen.of_times(table)(times) == pytest.approx(slow, abs=1e-9)
+
+
+def test_the_intervals_of_each_class_are_those_of_resampled_tables() -> None:
+    table = guesses(60)
+    rows = per_class(table, resamples=400)
+    drawn = [np.random.default_rng(s).integers(60, size=60) for s in range(400)]
+    slow = [[(each.f1, each.average_precision) for each in per_class(table.take(some))] for some in drawn]
+    ends = np.nanquantile(np.array(slow), [0.025, 0.975], axis=0)
+    for number, row in enumerate(rows):
+        assert row.f1_ends == pytest.approx(ends[:, number, 0], abs=0.05)
+        assert row.average_precision_ends == pytest.approx(ends[:, number, 1], abs=0.05)
+        assert row.f1_ends[0] <= row.f1 <= row.f1_ends[1]
+    assert math.isnan(per_class(table)[0].f1_ends[0])
+
+
+def test_the_interval_of_the_roc_auc_covers_the_truth_at_about_the_stated_rate() -> None:
+    truth = metric("roc_auc")(guesses(20_000, seed=99))
+    inside, narrow = [], []
+    for seed in range(120):
+        table = guesses(120, seed=seed)
+        for level, found in ((0.95, inside), (0.5, narrow)):
+            each = interval(table, "roc_auc", resamples=300, level=level)
+            found.append(each.low <= truth <= each.high)
+    assert 0.89 <= np.mean(inside) <= 0.99
+    # The control: an interval at 50 % is not one at 95 %.
+    assert np.mean(narrow) < 0.7
 
 
 def test_figures_per_class_of_tags_count_each_tag() -> None:
