@@ -21,7 +21,6 @@ from headstart.errors import DataError, OutputError, UsageError
 from headstart.evaluation import Rise, label_doubts, rises
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
-from headstart.recipe.cleanpage import write_clean_folder
 from headstart.recipe.folder import plain
 from headstart.recipe.journal import Journal
 from headstart.recipe.labelling import ToLabel, choose_to_label, read_unlabelled, unlabelled_rows
@@ -171,6 +170,9 @@ def _write(result: Cleaning, judged: Judged, run: Path) -> None:
     except OSError as error:
         raise OutputError(f"{folder} cannot be made: {error.strerror}", "look who may write there") from error
     (folder / TO_LABEL).unlink(missing_ok=True)
+    # The page's room is no business of a run that only trains.
+    from headstart.recipe.cleanpage import write_clean_folder
+
     write_clean_folder(folder, judged, result.suggestions, result.to_label, result.rises, run=run)
     if result.to_label is not None:
         result.to_label.write(folder / TO_LABEL)
