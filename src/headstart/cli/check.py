@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from headstart.errors import OutputError, UsageError
-from headstart.types import Pixels, Size, parse_size
+from headstart.types import Size, parse_size
 
 if TYPE_CHECKING:
     from headstart.augment import Augmentation
@@ -216,14 +216,14 @@ def _sets(found: Findings, code: str) -> list[list[int]]:
 
 
 def _shot(found: Findings, cache: PixelCache, row: int, label: str, *, window: Window | None = None) -> Shot:
-    from headstart.data import shown
+    from headstart.data import shown, thumbnail
     from headstart.evaluation.report.check import Shot
 
     samples, facts = found.audit.samples, found.audit.facts[row]
     words = [shown(label) or "no label", f"{facts.width} × {facts.height}"]
     if samples.split[row]:
         words.append(str(samples.split[row]))
-    jpeg = thumbnail(cache.pixels(row)) if found.audit.ok[row] else b""
+    jpeg = thumbnail(cache.pixels(row), THUMBNAIL_SIDE) if found.audit.ok[row] else b""
     return Shot(samples.name(row), ", ".join(words), jpeg, window)
 
 
@@ -241,15 +241,3 @@ def _crop(height: int, width: int, size: Size) -> tuple[float, float]:
     """The shares (across, down) of the largest window of the shape of `size`."""
     ratio = (width / height) / (size[1] / size[0])
     return (min(1.0, 1 / ratio), min(1.0, ratio))
-
-
-def thumbnail(pixels: Pixels) -> bytes:
-    """Return a picture as a small JPEG, its longer side at most 240 pixels."""
-    import cv2
-
-    scale = THUMBNAIL_SIDE / max(pixels.shape[:2])
-    if scale < 1:
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 80))
-    return bytes(data.tobytes())

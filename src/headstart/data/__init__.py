@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from headstart.data.subset import limit_samples
     from headstart.data.tables import Table, from_frame, read_table
     from headstart.data.testset import read_test_set, with_test_set
+    from headstart.data.thumbnails import thumbnail
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "archives": ("from_zip",),
@@ -60,6 +61,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "subset": ("limit_samples",),
     "tables": ("Table", "from_frame", "read_table"),
     "testset": ("read_test_set", "with_test_set"),
+    "thumbnails": ("thumbnail",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -108,6 +110,7 @@ __all__ = [
     "spelled_background",
     "split_apart",
     "split_samples",
+    "thumbnail",
     "with_corrections",
     "with_test_set",
     "without_quarantined",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstart.data import shown
+from headstart.data import shown, thumbnail
 from headstart.data.corrections import label_cell
 from headstart.evaluation import Rise
 from headstart.evaluation.report.clean import Album, Card, CleanPage, Copy, Side, write_clean_page
 from headstart.recipe.suggesting import Judged, Suggested
 from headstart.storage import write_atomic
-from headstart.types import Pixels, Task
+from headstart.types import Task
 
 if TYPE_CHECKING:
     from headstart.recipe.labelling import ToLabel
@@ -24,18 +24,6 @@ EXAMPLE_SIDE = 144
 EXAMPLES = 4
 # A picture of 288 pixels takes some 15 kB; what is beyond these is in the table, and has no thumbnail.
 MOST_PICTURES = 600
-
-
-def thumbnail(pixels: Pixels, side: int) -> bytes:
-    """Return a picture as JPEG, its longer side at most `side` pixels."""
-    import cv2
-
-    scale = side / max(pixels.shape[:2])
-    if scale < 1:
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 82))
-    return bytes(data.tobytes())
 
 
 def _thumbnails(judged: Judged, suggested: Sequence[Suggested]) -> list[bytes]:

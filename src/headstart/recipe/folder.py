@@ -166,16 +166,9 @@ class RunFolder:
 
     def save_picture(self, name: str, picture: Pixels) -> None:
         """Save a picture as JPEG, its longer side at most 256 pixels."""
-        import cv2
+        from headstart.data import thumbnail
 
-        scale = THUMBNAIL_SIDE / max(picture.shape[:2])
-        if scale < 1:
-            size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        _, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, 85)
-        )
-        write_atomic(self.path / name, data.tobytes())
+        write_atomic(self.path / name, thumbnail(picture, THUMBNAIL_SIDE))
 
     def save_figure(self, name: str, figure: Figure) -> None:
         """Save a Matplotlib figure."""

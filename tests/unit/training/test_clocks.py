@@ -19,7 +19,7 @@ OPTIONS = {"rates": [1e-3, 1e-2], "schedule": one_cycle(), "epochs": 3, "loss": 
 SOURCES = Path(headstart.__file__).parent
 CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.today", "datetime.utcnow"}
 # What is only written down: the moment that a row, a run or a report was made.
-WRITTEN_DOWN = {"training/loggers.py", "recipe/finish.py", "recipe/journal.py"}
+WRITTEN_DOWN = {"training/loggers.py", "recipe/finish.py", "recipe/journal.py", "recipe/judged.py"}
 HOUR, YEAR = 3600, 365 * 86400
 
 

@@ -322,18 +322,24 @@ def test_weights_that_are_not_finite_are_not_saved(make_run, make_source, tmp_pa
     assert not checkpoints(tmp_path / "c")
 
 
-def test_a_step_that_the_optimiser_had_begun_is_not_saved(
-    make_run, make_source, monkeypatch, tmp_path
-) -> None:
-    run = make_run()
+def stop_half_done(run, monkeypatch, before=lambda: None) -> None:
+    """Let the optimiser fail once the weights have moved in step 4, `before` being called first."""
     step = run.optimizer.step
 
     def fails(*arguments):
         step()
         if run.step == 4:
+            before()
             raise ValueError("half done")
 
     monkeypatch.setattr(run.optimizer, "step", fails)
+
+
+def test_a_step_that_the_optimiser_had_begun_is_not_saved(
+    make_run, make_source, monkeypatch, tmp_path
+) -> None:
+    run = make_run()
+    stop_half_done(run, monkeypatch)
     assert written_after(run, make_source(), tmp_path / "c", []) == (0, [])
     assert run.stop_reason == "failed"
 
@@ -410,15 +416,7 @@ def test_an_error_at_the_optimiser_s_step_and_a_signal_save_nothing_half_done(
     make_run, make_source, monkeypatch, tmp_path
 ) -> None:
     run = make_run()
-    step = run.optimizer.step
-
-    def fails(*arguments):
-        step()
-        if run.step == 4:
-            signal.raise_signal(signal.SIGINT)
-            raise ValueError("half done")
-
-    monkeypatch.setattr(run.optimizer, "step", fails)
+    stop_half_done(run, monkeypatch, before=lambda: signal.raise_signal(signal.SIGINT))
     assert written_after(run, make_source(), tmp_path / "c", [])[0] == 0
 
 
