@@ -20,8 +20,17 @@ if TYPE_CHECKING:
         smallest_difference,
         too_few_rows,
     )
+    from headstart.evaluation.explanation import Explanation, area_of_half, overlay, share_of_heat
+    from headstart.evaluation.explanation_page import write_explanations
+    from headstart.evaluation.galleries import (
+        plot_embeddings,
+        plot_explanations,
+        plot_slices,
+        plot_top_losses,
+        show_results,
+    )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
-    from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
+    from headstart.evaluation.interpret_tags import TagConfusion, TagInterpretation, TagMistakes
     from headstart.evaluation.metrics import (
         METRICS,
         ClassMetrics,
@@ -48,7 +57,10 @@ if TYPE_CHECKING:
         show_pictures,
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
+    from headstart.evaluation.projection import project
+    from headstart.evaluation.records import Records
     from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.slicing import Slice, false_discovery_rates, slices_of
     from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
     from headstart.evaluation.tradeoff import Point, best_for_their_cost, plot_tradeoff
 
@@ -62,12 +74,21 @@ _HOMES = {
         "reliability",
     ),
     "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
+    "explanation": ("Explanation", "area_of_half", "overlay", "share_of_heat"),
+    "explanation_page": ("write_explanations",),
+    "galleries": (
+        "plot_embeddings",
+        "plot_explanations",
+        "plot_slices",
+        "plot_top_losses",
+        "show_results",
+    ),
     "interpret": (
         "Confusion",
         "Example",
         "Interpretation",
     ),
-    "interpret_tags": ("TagInterpretation", "TagMistakes"),
+    "interpret_tags": ("TagConfusion", "TagInterpretation", "TagMistakes"),
     "metrics": (
         "METRICS",
         "ClassMetrics",
@@ -98,7 +119,10 @@ _HOMES = {
         "average",
         "concatenate",
     ),
+    "projection": ("project",),
+    "records": ("Records",),
     "report": ("rows_to_picture", "write_report"),
+    "slicing": ("Slice", "false_discovery_rates", "slices_of"),
     "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
     "tradeoff": ("Point", "best_for_their_cost", "plot_tradeoff"),
 }
@@ -110,6 +134,7 @@ __all__ = [
     "ClassMetrics",
     "Confusion",
     "Example",
+    "Explanation",
     "Gain",
     "Interpretation",
     "Interval",
@@ -117,10 +142,14 @@ __all__ = [
     "MirrorFindings",
     "Point",
     "Predictions",
+    "Records",
     "ReliabilityBin",
+    "Slice",
     "Swap",
+    "TagConfusion",
     "TagInterpretation",
     "TagMistakes",
+    "area_of_half",
     "average",
     "best_for_their_cost",
     "calibrate",
@@ -132,6 +161,7 @@ __all__ = [
     "decided_by",
     "every_tag",
     "f_beta",
+    "false_discovery_rates",
     "fit_temperature",
     "fit_thresholds",
     "interval",
@@ -139,21 +169,31 @@ __all__ = [
     "metric",
     "mirror_check",
     "missing_classes",
+    "overlay",
     "paired",
     "per_class",
     "plot_confusion_matrix",
+    "plot_embeddings",
+    "plot_explanations",
     "plot_losses",
     "plot_lr_find",
     "plot_reliability",
     "plot_schedule",
+    "plot_slices",
+    "plot_top_losses",
     "plot_tradeoff",
+    "project",
     "reliability",
     "rows_to_picture",
+    "share_of_heat",
     "show_pictures",
+    "show_results",
+    "slices_of",
     "smallest_difference",
     "too_few_rows",
     "top_k",
     "wilson",
+    "write_explanations",
     "write_report",
 ]
 
