@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headstart.cli.explaining import explain
 from headstart.cli.looking import check, lr_find, models, shard
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.training import demo, resume, train
@@ -43,6 +44,7 @@ app.command("train")(train)
 app.command("resume")(resume)
 app.command("check")(check)
 app.command("predict")(predict)
+app.command("explain")(explain)
 app.command("lr-find")(lr_find)
 app.command("shard")(shard)
 app.command("models")(models)

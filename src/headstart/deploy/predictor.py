@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from headstart.data import Colours
 from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
+from headstart.deploy.explaining import explained
 from headstart.deploy.manifest import Member
 from headstart.deploy.pictures import Item, Picture, items_of
 from headstart.errors import DataError, InputMissingError, UsageError
@@ -28,6 +29,9 @@ from headstart.evaluation import Predictions, average, concatenate
 from headstart.inference import Forward, choose_device, module_forward
 from headstart.inference import predict as run_through
 from headstart.types import Batch, Pixels, Prepare
+
+if TYPE_CHECKING:
+    from headstart.evaluation import Explanation
 
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
@@ -75,7 +79,8 @@ class Predictor:
         self.batch_size = batch_size
         self._threads = max(1, thread_count(threads))
         chosen = choose_device(device)
-        self._forwards = [module_forward(model.to(chosen), chosen) for model in bundle.models]
+        self._models = [model.to(chosen) for model in bundle.models]
+        self._forwards = [module_forward(model, chosen) for model in self._models]
         self.trusted = trusted
         kinds = {_kind(member) for member in self.manifest.members}
         self._decoders = {kind: Decoder(*kind, count=self._threads) for kind in kinds}
@@ -130,6 +135,46 @@ class Predictor:
         status VANISHED.
         """
         looks = self._looks(self.manifest.tta if tta is None else tta)
+        for names, seen, first in self._chunks(pictures, looks):
+            yield self._judged(names, seen, looks, first)
+
+    def explain(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        label: str | None = None,
+        method: str = "auto",
+    ) -> Iterator[Explanation]:
+        """Yield for each picture, in order, where the model finds what it says: see `Explanation`.
+
+        `label`: the class or tag to explain (None: the most probable one of each picture). `method`:
+        `gradcam`, `rollout`, or `auto`, which takes the latter for vision transformers. The heat lies on the
+        plain view that the first network sees; of an ensemble it is the mean of the maps of all that see the
+        same. A picture that cannot be read has a status and no heat. Raises `UsageError` for a label or a
+        method that is not there, and as `stream` does.
+        """
+        if label is not None and label not in self.classes:
+            raise UsageError(f"there is no class {label!r}", f"classes are {', '.join(self.classes[:12])}")
+        looks = self._looks(self.manifest.tta)
+        plain = self.manifest.members[0].preprocessing
+        alike = [
+            number for number, member in enumerate(self.manifest.members) if member.preprocessing == plain
+        ]
+        for names, seen, first in self._chunks(pictures, looks):
+            views = [None if isinstance(found, DataError) else found[0] for found in seen]
+            yield from explained(
+                [self._models[number] for number in alike],
+                views,
+                self._judged(names, seen, looks, first),
+                label=label,
+                method=method,
+                batch_size=self.batch_size,
+            )
+
+    def _chunks(
+        self, pictures: Picture | Iterable[Picture], looks: Sequence[_Look]
+    ) -> Iterator[tuple[list[str], list[_Seen], int]]:
+        """Yield names and pictures as the looks want them, some at a time, and the number of the first."""
         items = items_of(pictures)
         several = tuple(itertools.islice(items, 2))
         items = itertools.chain(several, items)
@@ -149,7 +194,7 @@ class Predictor:
                     names, seen = [name for name, _ in chunk], [future.result() for _, future in chunk]
                     for decoder in self._decoders.values():
                         decoder.write()
-                    yield self._judged(names, seen, looks, first)
+                    yield names, seen, first
                     first += len(chunk)
                     chunk = following
             finally:
