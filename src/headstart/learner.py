@@ -23,6 +23,7 @@ from headstart.activations import Activations
 from headstart.augment import Mixing, mirrors, policy_views, symmetries_of
 from headstart.augment.mixing import Kind
 from headstart.deploy import Manifest, member_of, save_bundle
+from headstart.deploy.explaining import explained
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import (
     METRICS,
@@ -41,7 +42,14 @@ from headstart.evaluation import (
 )
 from headstart.evaluation.metrics import MetricLike
 from headstart.imagedata import ImageData
-from headstart.inference import Forward, choose_device, module_forward, predict_samples
+from headstart.inference import (
+    Forward,
+    choose_device,
+    module_forward,
+    predict,
+    predict_samples,
+    predictions_of,
+)
 from headstart.models import (
     Classifier,
     TensorSource,
@@ -88,9 +96,12 @@ from headstart.training.advice import Conditions, RateNotes, advise
 from headstart.training.compiling import compiled_if_it_pays
 from headstart.training.finder import seconds_per_step
 from headstart.training.phases import phase_callbacks
-from headstart.types import BatchSource, Prepare, Task
+from headstart.types import Batch, BatchSource, Prepare, Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from headstart.evaluation import Explanation
     from headstart.models import Engine, Probe
 
 RateSpec = float | slice | Sequence[float]
@@ -618,9 +629,56 @@ class Learner:
         Tags are decided by thresholds that the other half of the rows gives, fitted to the first metric.
         """
         predictions = self.predictions(split)
+        columns, picture, explain = self.data.columns, self.data.picture, self.explain
         if predictions.task is Task.MULTI_LABEL:
-            return TagInterpretation(self._decided(predictions), self.data.picture)
-        return Interpretation(predictions, self.data.picture)
+            decided = self._decided(predictions)
+            return TagInterpretation(decided, picture, columns=columns, explain=explain)
+        return Interpretation(predictions, picture, columns=columns, explain=explain)
+
+    def explain(
+        self, rows: Sequence[int] | None = None, *, label: str | None = None, method: str = "auto"
+    ) -> list[Explanation]:
+        """Return where in some pictures the model finds what it says, as heat maps; see `Predictor.explain`.
+
+        `rows`: row numbers of the data's samples, such as `Example.index` (None: the nine highest validation
+        losses). `label`: the class or tag to explain (None: the most probable one of each).
+        """
+        chosen = [each.index for each in self.interpret().top_losses()] if rows is None else list(rows)
+        if not chosen:
+            return []
+        views = [self.data.evaluation(self.data.picture(row)) for row in chosen]
+        index, most = np.array(chosen, np.int64), self.data.batch_size
+        forward = module_forward(self.model, self.device, fits=self.run.adjustments.fits)
+        spans = [slice(first, first + most) for first in range(0, len(views), most)]
+        logits = [forward(Batch(np.stack(views[span]), index[span], index[span])) for span in spans]
+        predictions = predictions_of(self.data.samples, index, np.concatenate(logits))
+        return explained([self.model], views, predictions, label=label, method=method, batch_size=most)
+
+    def show_results(self, count: int = 9, *, split: str = "valid", seed: int = 0) -> Figure:
+        """Return a figure of some pictures of a split with prediction and truth; what is wrong in red."""
+        return self.interpret(split).show_results(count, seed=seed)
+
+    def embeddings(self, split: str = "valid") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return what arrives at the head for each picture of a split: (rows, features), and row numbers."""
+        below = module_forward(self.model.lower(self.model.head_stage), self.device)
+        return predict(below, self.data.source(split))
+
+    def plot_embeddings(self, split: str = "valid", *, method: str = "auto") -> Figure:
+        """Return a map of a split's pictures as the network sees them, with thumbnails; see `project`.
+
+        What is near each other on it, the network can hardly tell apart. Colours are those of the truth.
+        """
+        from headstart.evaluation import plot_embeddings, project
+
+        features, rows = self.embeddings(split)
+        places = project(features, method=method, seed=self.settings.seed)
+        names = self.data.samples.label_names()
+        return plot_embeddings(
+            places,
+            [names[row] or "(no label)" for row in rows.tolist()],
+            picture=lambda place: self.data.picture(int(rows[place])),
+            title=f"{split}: {len(rows)} pictures",
+        )
 
     def _decided(self, predictions: Predictions) -> Predictions:
         first = self.metrics[0] if self.metrics else ""

@@ -593,3 +593,30 @@ def test_pictures_that_go_are_left_out_of_training_and_stay_in_the_table_unscore
     assert np.isfinite(learner.run.history["train_loss"]).all()
     assert learner.predictions("train", limit=3).rows.tolist() == data.rows("train", 3).tolist()
     assert "2 pictures went or changed during the run and were left out: 2 VANISHED" in data.report_lines()
+
+
+def test_an_interpretation_has_pictures_heat_maps_and_columns(learner: Learner) -> None:
+    told = learner.interpret()
+    assert {"short_side", "format", "brightness", "contrast"} <= set(told.columns)
+    assert {each.value for each in told.slices("format", min_count=1)} == {"PNG"}
+    figure = told.plot_top_losses(2, heat=True)
+    assert sum(bool(axes.images) for axes in figure.axes) == 2
+    worst = told.top_losses(2)
+    explained = learner.explain([each.index for each in worst], label="dogs", method="gradcam")
+    assert [each.index for each in explained] == [each.index for each in worst]
+    assert [each.truth for each in explained] == [each.truth for each in worst]
+    assert all(each.label == "dogs" and each.heat.shape == (SIZE, SIZE) for each in explained)
+    assert len(learner.explain()) == 9
+    assert learner.explain([]) == []
+
+
+def test_a_map_of_the_embeddings_has_a_place_for_each_picture_of_a_split(learner: Learner) -> None:
+    features, rows = learner.embeddings()
+    assert features.shape == (9, learner.model.feature_count)
+    assert rows.tolist() == learner.data.rows("valid").tolist()
+    cached = learner.activations("valid")
+    assert cached is not None
+    assert np.allclose(features, cached.features, atol=1e-4)
+    axes = learner.plot_embeddings(method="pca").axes[0]
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == 9
+    assert len(learner.show_results(4).axes) >= 4

@@ -6,8 +6,8 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,7 @@ class Rows:
 
     `pictures`: paths as written, object (N,). `labels`: fixed, without classes, where the source has none.
     `split` and `group`: text as written, object (N,). `numbers`: what messages call the rows, int64 (N,).
+    `columns`: what else is said of each, by name, object (N,).
     """
 
     pictures: NDArray[np.object_]
@@ -72,6 +73,7 @@ class Rows:
     numbers: NDArray[np.int64]
     split: NDArray[np.object_] | None = None
     group: NDArray[np.object_] | None = None
+    columns: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """Return those rows, in that order."""
@@ -81,6 +83,7 @@ class Rows:
             self.numbers[rows],
             None if self.split is None else self.split[rows],
             None if self.group is None else self.group[rows],
+            {name: column[rows] for name, column in self.columns.items()},
         )
 
     def named(self, rows: NDArray[np.int64], count: int = 5) -> str:
@@ -96,6 +99,7 @@ def rows_of(
     split: Texts | None = None,
     group: Texts | None = None,
     numbers: NDArray[np.int64] | None = None,
+    columns: Mapping[str, NDArray[np.object_]] | None = None,
 ) -> Rows:
     """Make rows from columns of one length; without `numbers` they are called 0, 1 … Raises `UsageError`."""
     count = len(pictures)
@@ -108,6 +112,7 @@ def rows_of(
         np.arange(count, dtype=np.int64) if numbers is None else numbers,
         None if split is None else _objects(split),
         None if group is None else _objects(group),
+        columns or {},
     )
 
 
@@ -143,6 +148,7 @@ def samples_from_rows(root: str | Path, rows: Rows, rules: Rules) -> Samples:
         task=rows.labels.task,
         group=group_numbers(rows.group),
         names=paths if is_remote(str(root)) else None,
+        columns=rows.columns,
         skipped={why: count for why, count in sorted(skipped.items()) if count},
         notes=notes,
     )
@@ -241,7 +247,16 @@ def _without_repeats(rows: Rows, skipped: Counter[str]) -> Rows:
         if len(wrong):
             raise _conflict(rows, wrong, first, what)
     skipped["repeated rows"] += len(kinds) - len(firsts)
-    return replace(rows, labels=labels).take(firsts)
+    said = {name: _agreed(column, kinds, first) for name, column in rows.columns.items()}
+    return replace(rows, labels=labels, columns=said).take(firsts)
+
+
+def _agreed(
+    column: NDArray[np.object_], kinds: NDArray[np.int64], first: NDArray[np.int64]
+) -> NDArray[np.object_]:
+    """Return another column, with empty cells for pictures whose rows do not agree: of several boxes, say."""
+    torn = np.unique(kinds[column != column[first]])
+    return np.where(np.isin(kinds, torn), "", column) if len(torn) else column
 
 
 def _conflict(rows: Rows, wrong: NDArray[np.int64], first: NDArray[np.int64], what: str) -> DataError:

@@ -54,6 +54,7 @@ class Samples:
     `group`: int64 (N,); rows of one group stay on one side of a split.
     `names`: what each row is called where its path does not say it: the member of an archive, the path
     within a remote folder. A picture has one name, and so one id, wherever it is packed or copied to.
+    `columns`: what else a table says of each row (its camera, say), as text, object (N,), by column name.
     `skipped`: what a scan left out, counted by reason. `notes`: what a person should know. `corrected`: what
     a person's corrections changed, a value for each table of them.
     """
@@ -68,6 +69,7 @@ class Samples:
     length: NDArray[np.int64] | None = None
     group: NDArray[np.int64] | None = None
     names: tuple[str, ...] | None = None
+    columns: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     corrected: tuple[Corrected, ...] = ()
@@ -76,6 +78,9 @@ class Samples:
         for name in ("labels", "split", "offset", "length", "group", "names"):
             column = getattr(self, name)
             if column is not None and len(column) != len(self.paths):
+                raise UsageError(f"column {name} has {len(column)} rows, there are {len(self.paths)} paths")
+        for name, column in self.columns.items():
+            if len(column) != len(self.paths):
                 raise UsageError(f"column {name} has {len(column)} rows, there are {len(self.paths)} paths")
 
     def __len__(self) -> int:
@@ -109,6 +114,7 @@ class Samples:
             length=part(self.length),
             group=part(self.group),
             names=None if self.names is None else tuple([self.names[row] for row in chosen]),
+            columns={name: column[numbers] for name, column in self.columns.items()},
         )
         return self._with_known_ids(taken, numbers)
 
@@ -234,7 +240,8 @@ class Samples:
         """Return the table as a DataFrame: path, label, split, and whatever other columns there are.
 
         These are group, and for members of archives and remote files name (what the id is made of), offset
-        and length. The label is text, "" where unknown; of tags, the names with spaces between them.
+        and length, then the table's own. The label is text, "" where unknown; of tags, the names with spaces
+        between them.
         """
         import pandas as pd
 
@@ -243,7 +250,7 @@ class Samples:
             column = getattr(self, name)
             if column is not None:
                 columns["name" if name == "names" else name] = column
-        return pd.DataFrame(columns)
+        return pd.DataFrame({**self.columns, **columns}, columns=list({**columns, **self.columns}))
 
     def fingerprint(self) -> str:
         """Return a key that is equal only for the same rows in the same order with the same labels and split.

@@ -39,7 +39,8 @@ _YES_AND_NO = {
 class Table(Rules):
     """How to read a table: which columns say what, and the rules for its rows.
 
-    Columns are given by name, or by number from 0. `image`: the picture's path. `label`: its class, or
+    Columns are given by name, or by number from 0; those that have a name and no purpose here are kept in
+    `Samples.columns`, for slices. `image`: the picture's path. `label`: its class, or
     None where nothing is labelled; with `label_delimiter` its tags, and an empty cell is a picture
     without tags. `one_hot`: columns of 0 and 1, one for each tag, in place of `label`. `split`: train,
     valid or test. `group`: rows of one group stay on one side of a split. `classes`: all classes, in the
@@ -227,8 +228,32 @@ def _samples(
         split=None if table.split is None else texts[after_labels],
         group=None if table.group is None else texts[-1],
         numbers=numbers,
+        columns=_others(frame, columns, table),
     )
     return samples_from_rows(root, rows, table)
+
+
+def _others(frame: pd.DataFrame, used: Sequence[int], table: Table) -> dict[str, NDArray[np.object_]]:
+    """Return the cells of the columns that say something else, by name; groups may be asked about, too.
+
+    Columns of arrays or pictures, and those whose name is missing or not the only one of its kind, are not.
+    """
+    import pandas as pd
+
+    if not table.header:
+        return {}
+    names = [str(name) for name in frame.columns]
+    purposes = used if table.group is None else used[:-1]
+    others = [
+        column
+        for column, name in enumerate(names)
+        if column not in purposes and name and names.count(name) == 1
+    ]
+    return {
+        names[column]: _text(frame.iloc[:, column])
+        for column in others
+        if pd.api.types.is_scalar(frame.iloc[0, column])
+    }
 
 
 def _found(columns: Iterable[object], column: Column, place: str) -> int:

@@ -65,8 +65,19 @@ def with_test_set(samples: Samples, test: Samples) -> Samples:
         offset=None if whole else np.concatenate([places[0][0], places[1][0]]),
         length=None if whole else np.concatenate([places[0][1], places[1][1]]),
         group=None if samples.group is None else _grouped(samples.group, test),
+        columns=_columns(samples, test),
         notes=(*samples.notes, *test.notes),
     )
+
+
+def _columns(samples: Samples, test: Samples) -> dict[str, NDArray[np.object_]]:
+    """Return the other columns of both; cells of a column that one of them has not are empty."""
+    names = list({**samples.columns, **test.columns})
+    empty = [np.full(len(part), "", object) for part in (samples, test)]
+    return {
+        name: np.concatenate([samples.columns.get(name, empty[0]), test.columns.get(name, empty[1])])
+        for name in names
+    }
 
 
 def _matched(samples: Samples, test: Samples) -> NDArray[Any]:

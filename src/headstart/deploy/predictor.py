@@ -22,6 +22,7 @@ from headstart.data import Colours, Samples
 from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
+from headstart.deploy.explaining import explained
 from headstart.deploy.manifest import Member
 from headstart.deploy.pictures import Item, Picture, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
@@ -32,6 +33,8 @@ from headstart.types import Batch, Pixels, Prepare
 
 if TYPE_CHECKING:
     import torch
+
+    from headstart.evaluation import Explanation
 
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
@@ -92,12 +95,13 @@ class Predictor:
         self.batch_size = batch_size
         self._threads = max(1, thread_count(threads))
         chosen = choose_device(device)
+        self._models = [model.to(chosen) for model in bundle.models]
         self._novelty = bundle.novelty
-        modules: list[torch.nn.Module] = [model.to(chosen) for model in bundle.models]
+        modules: list[torch.nn.Module] = [*self._models]
         if bundle.novelty is not None:
             from headstart.models import WithFeatures
 
-            modules[0] = WithFeatures(bundle.models[0])
+            modules[0] = WithFeatures(self._models[0])
         self._forwards = [module_forward(module, chosen) for module in modules]
         self.trusted = trusted
         kinds = {_kind(member) for member in self.manifest.members}
@@ -160,7 +164,7 @@ class Predictor:
         if not len(samples):
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         parts = []
-        for part in self._judgements(items_of_samples(samples), looks, several=len(samples) > 1):
+        for part in self._judgements(items_of_samples(samples), len(samples) > 1, looks):
             parts.append(part)
             if on_progress is not None:
                 on_progress(int(part.averaged.rows[-1]) + 1)
@@ -180,14 +184,51 @@ class Predictor:
         status VANISHED.
         """
         looks = self._looks(tta)
-        items = items_of(pictures)
-        two = tuple(itertools.islice(items, 2))
-        items = itertools.chain(two, items)
-        for part in self._judgements(items, looks, several=len(two) > 1):
+        for part in self._judgements(*_counted(pictures), looks):
             yield part.averaged
 
-    def _judgements(self, items: Iterator[Item], looks: Sequence[_Look], *, several: bool) -> Iterator[Seen]:
+    def explain(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        label: str | None = None,
+        method: str = "auto",
+    ) -> Iterator[Explanation]:
+        """Yield for each picture, in order, where the model finds what it says: see `Explanation`.
+
+        `label`: the class or tag to explain (None: the most probable one of each picture). `method`:
+        `gradcam`, `rollout`, or `auto`, which takes the latter for vision transformers. The heat lies on the
+        plain view that the first network sees; of an ensemble it is the mean of the maps of all that see the
+        same. A picture that cannot be read has a status and no heat. Raises `UsageError` for a label or a
+        method that is not there, and as `stream` does.
+        """
+        if label is not None and label not in self.classes:
+            raise UsageError(f"there is no class {label!r}", f"classes are {', '.join(self.classes[:12])}")
+        looks = self._looks(None)
+        plain = self.manifest.members[0].preprocessing
+        alike = [
+            number for number, member in enumerate(self.manifest.members) if member.preprocessing == plain
+        ]
+        for names, seen, first in self._chunks(*_counted(pictures), looks):
+            views = [None if isinstance(found, DataError) else found[0] for found in seen]
+            yield from explained(
+                [self._models[number] for number in alike],
+                views,
+                self._judged(names, seen, looks, first).averaged,
+                label=label,
+                method=method,
+                batch_size=self.batch_size,
+            )
+
+    def _judgements(self, items: Iterator[Item], several: bool, looks: Sequence[_Look]) -> Iterator[Seen]:
         """Yield the predictions of the pictures in parts."""
+        for names, seen, first in self._chunks(items, several, looks):
+            yield self._judged(names, seen, looks, first)
+
+    def _chunks(
+        self, items: Iterator[Item], several: bool, looks: Sequence[_Look]
+    ) -> Iterator[tuple[list[str], list[_Seen], int]]:
+        """Yield names and pictures as the looks want them, some at a time, and the number of the first."""
         apart = several if self.trusted is None else not self.trusted
         first = 0
 
@@ -204,7 +245,7 @@ class Predictor:
                     names, seen = [name for name, _ in chunk], [future.result() for _, future in chunk]
                     for decoder in self._decoders.values():
                         decoder.write()
-                    yield self._judged(names, seen, looks, first)
+                    yield names, seen, first
                     first += len(chunk)
                     chunk = following
             finally:
@@ -281,6 +322,13 @@ class Predictor:
         if manifest.sets is None:
             return scaled
         return replace(scaled, sets=sets_of(scaled, manifest.sets))
+
+
+def _counted(pictures: Picture | Iterable[Picture]) -> tuple[Iterator[Item], bool]:
+    """The pictures one by one, and whether they are more than one."""
+    items = items_of(pictures)
+    two = tuple(itertools.islice(items, 2))
+    return itertools.chain(two, items), len(two) > 1
 
 
 def _kind(member: Member) -> tuple[int, Colours]:

@@ -37,8 +37,17 @@ if TYPE_CHECKING:
         smallest_difference,
         too_few_rows,
     )
+    from headstart.evaluation.explanation import Explanation, area_of_half, overlay, share_of_heat
+    from headstart.evaluation.explanation_page import write_explanations
+    from headstart.evaluation.galleries import (
+        plot_embeddings,
+        plot_explanations,
+        plot_slices,
+        plot_top_losses,
+        show_results,
+    )
     from headstart.evaluation.interpret import Confusion, Example, Interpretation
-    from headstart.evaluation.interpret_tags import TagInterpretation, TagMistakes
+    from headstart.evaluation.interpret_tags import TagConfusion, TagInterpretation, TagMistakes
     from headstart.evaluation.judging import (
         Evaluation,
         ViewsGain,
@@ -75,6 +84,8 @@ if TYPE_CHECKING:
         show_pictures,
     )
     from headstart.evaluation.predictions import Predictions, average, concatenate
+    from headstart.evaluation.projection import project
+    from headstart.evaluation.records import Records
     from headstart.evaluation.report import rows_to_picture, write_report
     from headstart.evaluation.scaling import (
         ClassScaling,
@@ -82,6 +93,7 @@ if TYPE_CHECKING:
         fit_scaling,
         scale_classes,
     )
+    from headstart.evaluation.slicing import Slice, false_discovery_rates, slices_of
     from headstart.evaluation.thresholds import cross_decided, decided_by, every_tag, fit_thresholds
     from headstart.evaluation.tradeoff import Point, best_for_their_cost, plot_tradeoff
 
@@ -125,14 +137,23 @@ _HOMES = {
         "scale_classes",
     ),
     "doubts": ("constant_answer", "missing_classes", "smallest_difference", "too_few_rows"),
+    "explanation": ("Explanation", "area_of_half", "overlay", "share_of_heat"),
+    "explanation_page": ("write_explanations",),
+    "galleries": (
+        "plot_embeddings",
+        "plot_explanations",
+        "plot_slices",
+        "plot_top_losses",
+        "show_results",
+    ),
     "interpret": (
         "Confusion",
         "Example",
         "Interpretation",
     ),
-    "interpret_tags": ("TagInterpretation", "TagMistakes"),
     "label_errors": ("LabelDoubts", "confident_joint", "label_doubts"),
     "label_next": ("Rise", "choose_next", "rises", "uncertainty"),
+    "interpret_tags": ("TagConfusion", "TagInterpretation", "TagMistakes"),
     "metrics": (
         "METRICS",
         "ClassMetrics",
@@ -164,7 +185,10 @@ _HOMES = {
         "average",
         "concatenate",
     ),
+    "projection": ("project",),
+    "records": ("Records",),
     "report": ("rows_to_picture", "write_report"),
+    "slicing": ("Slice", "false_discovery_rates", "slices_of"),
     "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
     "tradeoff": ("Point", "best_for_their_cost", "plot_tradeoff"),
 }
@@ -181,6 +205,7 @@ __all__ = [
     "Confusion",
     "Evaluation",
     "Example",
+    "Explanation",
     "Gain",
     "HeldOut",
     "Interpretation",
@@ -192,14 +217,18 @@ __all__ = [
     "NoveltyReport",
     "Point",
     "Predictions",
+    "Records",
     "ReliabilityBin",
     "Rise",
     "SetReport",
     "SetRule",
+    "Slice",
     "Swap",
+    "TagConfusion",
     "TagInterpretation",
     "TagMistakes",
     "ViewsGain",
+    "area_of_half",
     "average",
     "best_for_their_cost",
     "calibrate",
@@ -217,6 +246,7 @@ __all__ = [
     "decided_by",
     "every_tag",
     "f_beta",
+    "false_discovery_rates",
     "fit_novelty",
     "fit_scaling",
     "fit_sets",
@@ -232,14 +262,20 @@ __all__ = [
     "metrics_for",
     "mirror_check",
     "missing_classes",
+    "overlay",
     "paired",
     "per_class",
     "plot_confusion_matrix",
+    "plot_embeddings",
+    "plot_explanations",
     "plot_losses",
     "plot_lr_find",
     "plot_reliability",
     "plot_schedule",
+    "plot_slices",
+    "plot_top_losses",
     "plot_tradeoff",
+    "project",
     "read_held_out",
     "refuse_mirrored",
     "reliability",
@@ -247,12 +283,16 @@ __all__ = [
     "rows_to_picture",
     "scale_classes",
     "sets_of",
+    "share_of_heat",
     "show_pictures",
+    "show_results",
+    "slices_of",
     "smallest_difference",
     "too_few_rows",
     "top_k",
     "uncertainty",
     "wilson",
+    "write_explanations",
     "write_report",
 ]
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from headstart.errors import UsageError
 from headstart.evaluation import metrics
+from headstart.evaluation.interpret_base import Example as Example
+from headstart.evaluation.interpret_base import Explain, Interpreted
 from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.records import Records
 from headstart.types import Pixels, Task
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 
@@ -28,43 +32,29 @@ class Confusion:
     count: int
 
 
-@dataclass(frozen=True)
-class Example:
-    """One picture: its row in the table, its number in the `Samples`, and what was said of it.
+class Interpretation(Interpreted):
+    """Questions about one table of predictions whose truth is known; lists that are tables, too (`to_frame`).
 
-    `probability` is that of the prediction, `truth_probability` that of the truth; `loss` is the
-    log loss in nats. Of tags, `probability` is that of one `tag`, which the example is about.
-    """
-
-    row: int
-    index: int
-    path: str
-    prediction: str
-    truth: str
-    loss: float
-    probability: float
-    truth_probability: float
-    tag: str = ""
-
-
-class Interpretation:
-    """Questions about one table of predictions whose truth is known.
-
-    `picture` gives the pixels of a picture by its number in the `Samples` (`Example.index`); it
-    is needed only to plot pictures. Raises `UsageError` for tags, and where no row has a truth.
+    `picture` gives the pixels of a picture by its number in the `Samples` (`Example.index`), `explain` the
+    heat maps of several; they are needed only to plot pictures. `columns`: what else is known of each row
+    of the `Samples`, by name, for slices. Raises `UsageError` for tags, and where no row has a truth.
 
     >>> table = Predictions([[2.0, 0.0], [0.5, 1.5]], ("cat", "dog"), targets=[0, 0])
     >>> Interpretation(table).most_confused(min_count=1)
     [Confusion(truth='cat', prediction='dog', count=1)]
     """
 
-    def __init__(self, predictions: Predictions, picture: Callable[[int], Pixels] | None = None) -> None:
+    def __init__(
+        self,
+        predictions: Predictions,
+        picture: Callable[[int], Pixels] | None = None,
+        *,
+        columns: Mapping[str, ArrayLike] | None = None,
+        explain: Explain | None = None,
+    ) -> None:
         if predictions.task is not Task.SINGLE_LABEL:
             raise UsageError("interpretation needs one class per picture", "for tags, use TagInterpretation")
-        if not predictions.scored_rows.any():
-            raise UsageError("no row has both a prediction and a known truth", "interpret labelled pictures")
-        self.predictions = predictions
-        self.picture = picture
+        super().__init__(predictions, picture, columns=columns, explain=explain)
 
     def confusion_matrix(self, *, normalise: bool = False) -> NDArray[np.int64] | NDArray[np.float64]:
         """Return how often each class (row) was predicted as each class (column): (K, K).
@@ -76,7 +66,15 @@ class Interpretation:
             return counts
         return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
-    def most_confused(self, *, min_count: int = 2) -> list[Confusion]:
+    def confusion_frame(self, *, normalise: bool = False) -> pandas.DataFrame:
+        """Return the confusion matrix as a DataFrame: truth down, prediction across."""
+        import pandas
+
+        names = list(self.predictions.classes)
+        down, across = pandas.Index(names, name="truth"), pandas.Index(names, name="prediction")
+        return pandas.DataFrame(self.confusion_matrix(normalise=normalise), index=down, columns=across)
+
+    def most_confused(self, *, min_count: int = 2) -> Records[Confusion]:
         """Return the pairs of classes that were mistaken at least `min_count` times, most first."""
         counts = metrics.confusion_matrix(self.predictions)
         np.fill_diagonal(counts, 0)
@@ -85,27 +83,34 @@ class Interpretation:
             Confusion(classes[truth], classes[guess], int(counts[truth, guess]))
             for truth, guess in np.argwhere(counts >= max(min_count, 1))
         ]
-        return sorted(pairs, key=lambda pair: -pair.count)
+        return Records(Confusion, sorted(pairs, key=lambda pair: -pair.count))
 
-    def top_losses(self, count: int = 9) -> list[Example]:
-        """Return the pictures with the highest loss, worst first."""
-        return self._first(-self._losses, np.ones(len(self._losses), dtype=np.bool_), count)
+    def top_losses(self, count: int = 9, *, label: str | None = None) -> Records[Example]:
+        """Return the pictures (of the class `label`) with the highest loss, worst first."""
+        return self._first(-self._losses, self._of(label), count)
 
-    def most_correct(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+    def most_correct(self, count: int = 9, *, label: str | None = None) -> Records[Example]:
         """Return the pictures (of the class `label`) that are right and surest, surest first."""
         return self._first(-self._confidence, self._right & self._of(label), count)
 
-    def most_incorrect(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+    def most_incorrect(self, count: int = 9, *, label: str | None = None) -> Records[Example]:
         """Return the pictures (of the class `label`) that are wrong and surest, surest first."""
         return self._first(-self._confidence, ~self._right & self._of(label), count)
 
-    def most_uncertain(self, count: int = 9, *, label: str | None = None) -> list[Example]:
+    def most_uncertain(self, count: int = 9, *, label: str | None = None) -> Records[Example]:
+        """Return the pictures (of the class `label`) with the most even probabilities, by their entropy."""
+        logarithms = self.predictions.log_probabilities[self._rows]
+        probabilities = np.exp(logarithms)
+        terms = probabilities * np.where(probabilities > 0, logarithms, 0.0)
+        return self._first(terms.sum(axis=1), self._of(label), count)
+
+    def lowest_margin(self, count: int = 9, *, label: str | None = None) -> Records[Example]:
         """Return the pictures (of the class `label`) whose two best classes are nearest each other."""
         ordered = np.sort(self.predictions.probabilities[self._rows], axis=1)
         margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else ordered[:, -1]
         return self._first(margin, self._of(label), count)
 
-    def mistaken(self, pair: Confusion, count: int = 9) -> list[Example]:
+    def mistaken(self, pair: Confusion, count: int = 9) -> Records[Example]:
         """Return the pictures of one confusion, surest first."""
         wanted = self._of(pair.truth) & (self._guesses == self._number(pair.prediction))
         return self._first(-self._confidence, wanted, count)
@@ -116,32 +121,6 @@ class Interpretation:
 
         matrix = self.confusion_matrix(normalise=normalise)
         return plots.plot_confusion_matrix(matrix, self.predictions.classes)
-
-    def plot_top_losses(self, count: int = 9) -> Figure:
-        """Return a Matplotlib figure of the pictures with the highest loss.
-
-        Each is titled `prediction / truth / loss / probability of the truth`. Raises `UsageError`
-        where no way to read the pictures was given.
-        """
-        from headstart.evaluation import plots
-
-        if self.picture is None:
-            raise UsageError(
-                "there is no way to read the pictures", "give `picture`, a function from index to pixels"
-            )
-        examples = self.top_losses(count)
-        titles = [
-            f"{example.prediction} / {example.truth} / {example.loss:.2f} / {example.truth_probability:.2f}"
-            for example in examples
-        ]
-        pictures = [self.picture(example.index) for example in examples]
-        return plots.show_pictures(
-            pictures, titles, title="prediction / truth / loss / probability of the truth"
-        )
-
-    @cached_property
-    def _rows(self) -> NDArray[np.int64]:
-        return np.flatnonzero(self.predictions.scored_rows)
 
     @cached_property
     def _truths(self) -> NDArray[np.int64]:
@@ -154,11 +133,6 @@ class Interpretation:
     @cached_property
     def _right(self) -> NDArray[np.bool_]:
         return np.asarray(self._guesses == self._truths)
-
-    @cached_property
-    def _losses(self) -> NDArray[np.float64]:
-        # Logits that are not finite are the worst that can be said of a picture.
-        return np.nan_to_num(self.predictions.loss[self._rows], nan=np.inf, posinf=np.inf)
 
     @cached_property
     def _confidence(self) -> NDArray[np.float64]:
@@ -174,11 +148,11 @@ class Interpretation:
             return np.ones(len(self._rows), dtype=np.bool_)
         return np.asarray(self._truths == self._number(label))
 
-    def _first(self, key: NDArray[np.float64], wanted: NDArray[np.bool_], count: int) -> list[Example]:
+    def _first(self, key: NDArray[np.float64], wanted: NDArray[np.bool_], count: int) -> Records[Example]:
         """The wanted rows with the smallest keys; equal keys in the order of the `Samples`."""
         numbers = self.predictions.rows[self._rows]
         order = [place for place in np.lexsort((numbers, key)) if wanted[place]]
-        return [self._example(int(place)) for place in order[:count]]
+        return Records(Example, [self._example(int(place)) for place in order[:count]])
 
     def _example(self, place: int) -> Example:
         row, truth, guess = int(self._rows[place]), int(self._truths[place]), int(self._guesses[place])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -73,7 +74,7 @@ def plot_lr_find(
     if chosen:
         axes.axvline(chosen, color=CONTRAST, linewidth=1, linestyle="--", label=f"chosen: {chosen:.2g}")
     finish_axes(axes, "learning rate", "loss")
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
@@ -121,7 +122,7 @@ def plot_schedule(rates: ArrayLike, *, momenta: Sequence[float] | None = None) -
         finish_axes(other, "step", "momentum")
         axes.plot([], [], color=CONTRAST, linestyle="--", label="momentum")
     if groups > 1 or momenta is not None:
-        _legend_above(axes)
+        legend_above(axes)
     return figure
 
 
@@ -134,7 +135,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
     values = np.asarray(matrix)
     count = len(classes)
     side = min(max(3.6, 0.42 * count + 1.8), 14.0)
-    figure = _figure(side + 0.6, side)
+    figure = new_figure(side + 0.6, side)
     axes = figure.add_subplot()
     shares = values / np.maximum(values.sum(axis=1, keepdims=True), 1e-12)
     axes.imshow(shares, cmap=_shades(), vmin=0.0, vmax=1.0, interpolation="nearest")
@@ -145,7 +146,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
     if count <= 60:
-        names = [_plain(name) for name in classes]
+        names = [plain(name) for name in classes]
         turn = 90 if count > 6 else 30
         axes.set_xticks(range(count), names, rotation=turn, ha="right", rotation_mode="anchor")
         if turn == 90:
@@ -159,7 +160,7 @@ def plot_confusion_matrix(matrix: ArrayLike, classes: Sequence[str]) -> Figure:
 
 def plot_reliability(bins: Sequence[ReliabilityBin]) -> Figure:
     """Plot how often the model is right against how sure it is, with 95 % intervals."""
-    figure = _figure(4.8, 4.6)
+    figure = new_figure(4.8, 4.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", label="perfect calibration")
     sure = [each.confidence for each in bins]
@@ -180,12 +181,13 @@ def show_pictures(
     *,
     columns: int | None = None,
     title: str = "",
+    colors: Sequence[str] | None = None,
 ) -> Figure:
-    """Show pictures (uint8, height × width × 3, of any sizes) in a grid with a title each."""
+    """Show pictures (uint8, height × width × 3, of any sizes) in a grid with a title each, in its colour."""
     count = max(len(pictures), 1)
     wide = columns or min(count, max(3, math.ceil(math.sqrt(count))))
     high = math.ceil(count / wide)
-    figure = _figure(2.5 * wide, 2.8 * high + (0.4 if title else 0.0))
+    figure = new_figure(2.5 * wide, 2.8 * high + (0.4 if title else 0.0))
     grid = figure.subplots(high, wide, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -193,13 +195,15 @@ def show_pictures(
         axes = grid.flat[number]
         axes.imshow(picture)
         if titles is not None:
-            axes.set_title(_plain(titles[number]), fontsize=9, color=INK)
+            color = INK if colors is None else colors[number]
+            axes.set_title("\n".join(textwrap.wrap(plain(titles[number]), 34)), fontsize=9, color=color)
     if title:
-        figure.suptitle(_plain(title), fontsize=11, color=INK)
+        figure.suptitle(plain(title), fontsize=11, color=INK)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
     figure = _Shown(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -207,18 +211,18 @@ def _figure(width: float, height: float) -> Figure:
 
 def one_axes() -> tuple[Figure, Axes]:
     """Return a figure of one chart."""
-    figure = _figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     return figure, figure.add_subplot()
 
 
 def _two() -> tuple[Figure, tuple[Axes, Axes]]:
-    figure = _figure(9.6, 3.6)
+    figure = new_figure(9.6, 3.6)
     return figure, (figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2))
 
 
 def figure_of_rows(labels: Sequence[str], heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Return a figure with rows of these relative heights over one axis of x, and the rows."""
-    figure = _figure(9.6, 1.2 + 0.95 * sum(heights))
+    figure = new_figure(9.6, 1.2 + 0.95 * sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=list(heights))
     rows: list[Axes] = []
     for number, label in enumerate(labels):
@@ -242,7 +246,8 @@ def finish_axes(axes: Axes, x_label: str, y_label: str) -> None:
         axes.spines[side].set_color(GRID)
 
 
-def _legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes) -> None:
+    """Put the legend of a chart above it."""
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
 
 
@@ -262,8 +267,8 @@ def _step_starts(history: Sequence[Mapping[str, Any]]) -> list[int]:
     return [number for number in range(1, len(steps)) if steps[number] != steps[number - 1]]
 
 
-def _plain(text: str) -> str:
-    """Text as it is: no mathematics between dollar signs, nothing that no font can draw."""
+def plain(text: str) -> str:
+    """Return text as it is: no mathematics between dollar signs, nothing that no font can draw."""
     drawn = _drawable()
     visible = "".join(letter if ord(letter) in drawn else "\N{REPLACEMENT CHARACTER}" for letter in text)
     short = visible if len(visible) <= 60 else visible[:59] + "…"

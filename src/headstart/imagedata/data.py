@@ -45,6 +45,7 @@ from headstart.data.cache import CacheMode
 from headstart.data.lost import OnError
 from headstart.errors import DataError, UsageError
 from headstart.imagedata import looking
+from headstart.imagedata.columns import columns_of
 from headstart.imagedata.options import (
     AuditedOptions,
     DataOptions,
@@ -595,6 +596,11 @@ class ImageData:
             return ()
         hashes = self.audit.sha256[self.audit.ok]
         return tuple(str(hashes[row]) for row in self.rows(split))
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.object_]]:
+        """What is known of each row beside its label, by name: the table's columns, size, format, light."""
+        return columns_of(self.samples, self.audit)
 
     def picture(self, row: int) -> Pixels:
         """Return the decoded, upright picture of a row, reduced for the cache: (height, width, 3)."""

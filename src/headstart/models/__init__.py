@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from headstart.models.featurecache import FeatureCache, keeps_half
     from headstart.models.features import ActivationSource, Features, TensorSource, ViewSource, materialise
     from headstart.models.heads import concat_pool, course_head, linear_head
+    from headstart.models.heatmaps import HEAT_METHODS, heat_maps, method_for
     from headstart.models.knn import knn_logits
     from headstart.models.parts import Part, WithFeatures
     from headstart.models.probe import Probe, fit_probe
@@ -63,6 +64,7 @@ _HOMES = {
     "featurecache": ("FeatureCache", "keeps_half"),
     "features": ("ActivationSource", "Features", "TensorSource", "ViewSource", "materialise"),
     "heads": ("concat_pool", "course_head", "linear_head"),
+    "heatmaps": ("HEAT_METHODS", "heat_maps", "method_for"),
     "knn": ("knn_logits",),
     "parts": ("Part", "WithFeatures"),
     "probe": ("Probe", "fit_probe"),
@@ -72,6 +74,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "HEAT_METHODS",
     "ActivationSource",
     "Backbone",
     "BodyCost",
@@ -102,6 +105,7 @@ __all__ = [
     "find_weights",
     "fit_probe",
     "frozen_engine",
+    "heat_maps",
     "keeps_half",
     "knn_logits",
     "known_cost",
@@ -109,6 +113,7 @@ __all__ = [
     "list_architectures",
     "materialise",
     "measure_body",
+    "method_for",
     "suitable_bodies",
     "weights_at_hand",
     "weights_identity",

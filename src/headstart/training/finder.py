@@ -87,7 +87,8 @@ class FinderResult:
 
         rates, losses, smoothed = (curve.tolist() for curve in (self.rates, self.losses, self.smoothed))
         figure = plot_lr_find(rates, losses, smoothed, self.suggestions)
-        figure.axes[0].set_title(self.note, fontsize="medium")
+        if self.note:
+            figure.suptitle(self.note, fontsize="medium")  # above the legend, which stands on the axes
         return figure
 
 

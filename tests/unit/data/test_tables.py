@@ -432,3 +432,64 @@ def test_the_tables_of_real_collections_are_read(shared: Path, collection: str) 
     ]
     assert samples.skipped == {}
     assert all(samples.read(row)[:3] == b"\xff\xd8\xff" for row in range(0, len(samples), 100))
+
+
+def test_columns_without_a_purpose_are_kept_for_slices_and_follow_their_rows(root: Path) -> None:
+    text = (
+        "image,camera,label,split,patient,\n"
+        "0.png,old,cat,train,p1,x\n1.png,new,dog,train,p2,x\n2.png,,cat,valid,p1,x\n3.png,new,dog,valid,p2,x\n"
+    )
+    samples = read(root, text, label="label", split="split", group="patient")
+    assert {name: cells.tolist() for name, cells in samples.columns.items()} == {
+        "camera": ["old", "new", "", "new"],
+        "patient": ["p1", "p2", "p1", "p2"],
+    }
+    assert samples.take([3, 0]).columns["camera"].tolist() == ["new", "old"]
+    assert samples.with_split(["train"] * 4).columns["camera"].tolist() == ["old", "new", "", "new"]
+    frame = samples.to_frame()
+    assert frame.columns.tolist() == ["path", "label", "split", "group", "camera", "patient"]
+    plain = read(root, text, label="label", split="split", group="patient").fingerprint()
+    assert plain == samples.fingerprint()
+
+
+def test_cells_of_pictures_whose_rows_do_not_agree_are_empty(root: Path) -> None:
+    text = "image,label,camera,box\n0.png,cat,old,1\n0.png,cat,old,2\n1.png,dog,new,3\n2.png,cat,new,4\n"
+    samples = read(root, text)
+    assert samples.skipped == {"repeated rows": 1}
+    assert samples.columns["camera"].tolist() == ["old", "new", "new"]
+    assert samples.columns["box"].tolist() == ["", "3", "4"]
+
+
+def test_columns_of_a_frame_are_text_and_what_is_no_cell_is_left_out(root: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "image": ["0.png", "1.png"],
+            "label": ["cat", "dog"],
+            "floor": [1.0, np.nan],
+            "vector": [np.zeros(3), np.ones(3)],
+            3: ["x", "y"],
+        }
+    )
+    samples = from_frame(frame, Table(folder="pictures"), root=root)
+    assert {name: cells.tolist() for name, cells in samples.columns.items()} == {
+        "floor": ["1", ""],
+        "3": ["x", "y"],
+    }
+
+
+def test_a_test_set_brings_its_columns_or_has_empty_ones(root: Path) -> None:
+    from headstart.data import with_test_set
+
+    learned = read(root, "image,label,camera\n0.png,cat,old\n1.png,dog,new\n")
+    tested = read(root, "image,label,site\n2.png,cat,north\n", classes=("cat", "dog"))
+    tested = tested.with_split(["test"])
+    both = with_test_set(learned, tested)
+    assert both.columns["camera"].tolist() == ["old", "new", ""]
+    assert both.columns["site"].tolist() == ["", "", "north"]
+
+
+def test_a_column_of_another_length_is_refused(root: Path) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(UsageError, match="column camera has 1 rows"):
+        replace(read(root, PLAIN), columns={"camera": np.array(["x"], object)})

@@ -349,3 +349,47 @@ def test_options_out_of_range_are_usage_errors(saved: Saved) -> None:
         load_predictor(saved.folder, batch_size=0)
     with pytest.raises(UsageError, match="device 'abacus'"):
         load_predictor(saved.folder, device="abacus")
+
+
+def test_pictures_are_explained_as_the_network_sees_them(
+    saved: Saved, pictures: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    given = [pictures[0], bad, *pictures[1:]]
+    with load_predictor(saved.folder, trusted=True) as predictor:
+        found = list(predictor.explain(given))
+        said = predictor.predict(given)
+        other = list(predictor.explain(pictures[0], label="Hund"))
+        with pytest.raises(UsageError, match="no class 'Katze'"):
+            next(predictor.explain(pictures[0], label="Katze"))
+        with pytest.raises(UsageError, match="no method 'lime'"):
+            next(predictor.explain(pictures[0], method="lime"))
+    assert [each.path for each in found] == list(said.paths or ())
+    assert [each.status for each in found] == said.statuses.tolist()
+    assert found[1].heat is None
+    good = [each for each in found if not each.status]
+    assert len(good) == 6
+    for each in good:
+        assert each.view is not None
+        assert each.heat is not None
+        assert each.view.shape == (*SIZE, 3)
+        assert each.heat.shape == SIZE
+        assert each.label == each.prediction == said.predicted_labels()[each.index]
+        assert each.probability == pytest.approx(said.confidence[each.index])
+        assert each.method == "gradcam"
+    assert other[0].label == "Hund"
+    assert other[0].prediction == found[0].prediction
+
+
+def test_an_ensemble_is_explained_by_the_mean_of_its_networks(tmp_path: Path, pictures: list[Path]) -> None:
+    from headstart.models import heat_maps
+
+    models = [small_model(seed=seed) for seed in (0, 1)]
+    save_bundle(tmp_path / "both", models, manifest_of(*models))
+    with load_predictor(tmp_path / "both", trusted=True) as predictor:
+        (both,) = predictor.explain(pictures[0], label="cat")
+    assert both.view is not None
+    maps = [heat_maps(model, both.view[None], [0])[0] for model in models]
+    np.testing.assert_allclose(both.heat, np.mean(maps, axis=0), atol=1e-5)
+    assert np.abs(maps[0] - maps[1]).max() > 0.01

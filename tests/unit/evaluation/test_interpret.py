@@ -114,3 +114,70 @@ def test_top_losses_are_plotted_with_prediction_truth_loss_and_probability_of_th
 def test_the_confusion_matrix_is_plotted_with_the_names_of_the_classes(some: Interpretation) -> None:
     axes = some.plot_confusion_matrix().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(CLASSES)
+
+
+def test_the_least_sure_is_so_by_all_its_probabilities_or_by_the_two_best() -> None:
+    told = of([0, 0], [[0.49, 0.47, 0.04], [0.5, 0.3, 0.2]])
+    assert told.lowest_margin(1)[0].row == 0
+    assert told.most_uncertain(1)[0].row == 1
+    certain = of([0, 0], [[1.0, 1e-300, 1e-300], [0.9, 0.1, 1e-300]])
+    assert [example.row for example in certain.most_uncertain()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "question", ["top_losses", "most_correct", "most_incorrect", "most_uncertain", "lowest_margin"]
+)
+def test_every_question_is_asked_of_all_or_of_one_class(some: Interpretation, question: str) -> None:
+    ask = getattr(some, question)
+    everything = [example.row for example in ask(99)]
+    parts = [[example.row for example in ask(99, label=name)] for name in CLASSES]
+    assert sorted(row for part in parts for row in part) == sorted(everything)
+    assert all(part == [row for row in everything if row in part] for part in parts)
+    assert all(example.truth == "ant" for example in ask(99, label="ant"))
+    with pytest.raises(UsageError, match="no class 'dog'"):
+        ask(label="dog")
+
+
+def test_what_is_found_is_a_list_and_a_table(some: Interpretation) -> None:
+    found = some.top_losses(2)
+    assert found == list(found)
+    frame = found.to_frame()
+    assert frame.columns.tolist() == [
+        "row", "index", "path", "prediction", "truth", "loss", "probability", "truth_probability", "tag",
+    ]  # fmt: skip
+    assert frame["path"].tolist() == ["4.jpg", "1.jpg"]
+    assert some.most_confused(min_count=99).to_frame().columns.tolist() == ["truth", "prediction", "count"]
+    assert "<table" in found._repr_html_()
+    matrix = some.confusion_frame()
+    assert matrix.loc["ant", "bee"] == 2
+    assert (matrix.index.name, matrix.columns.name) == ("truth", "prediction")
+
+
+def test_pictures_drawn_by_a_seed_are_shown_with_truth_and_prediction(some: Interpretation) -> None:
+    def picture(index: int) -> Pixels:
+        return np.full((20, 30, 3), index, np.uint8)
+
+    told = Interpretation(some.predictions, picture)
+    titles = [axes.get_title() for axes in told.show_results(6).figure.axes if axes.images]
+    assert sorted(titles) == sorted(
+        ["ant / ant", "bee / ant", "bee / ant", "bee / bee", "cat / bee", "ant / cat"]
+    )
+    again = [axes.get_title() for axes in told.show_results(6).axes if axes.images]
+    assert titles == again
+    other = [axes.get_title() for axes in told.show_results(6, seed=3).axes if axes.images]
+    assert titles != other
+
+
+def test_top_losses_are_explained_where_there_is_a_way_to(some: Interpretation) -> None:
+    from headstart.evaluation import Explanation
+
+    def explain(indices: object) -> list[Explanation]:
+        view, heat = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.float32)
+        return [Explanation("", index, view=view, heat=heat) for index in indices]  # type: ignore[attr-defined]
+
+    told = Interpretation(some.predictions, explain=explain)
+    assert [each.index for each in told.explanations(told.top_losses(2))] == [14, 11]
+    figure = told.plot_top_losses(2, heat=True)
+    assert np.asarray(figure.axes[0].images[0].get_array()).any(), "the heat is laid over black"
+    with pytest.raises(UsageError, match="no way to explain"):
+        some.plot_top_losses(2, heat=True)

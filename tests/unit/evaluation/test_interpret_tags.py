@@ -121,3 +121,34 @@ def test_thresholds_of_each_row_go_with_their_rows() -> None:
     assert decided.predicted.tolist() == [[0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 1, 1]]
     assert decided.take([3, 1]).predicted.tolist() == [[1, 1, 1], [1, 1, 0]]
     assert decided.with_thresholds([0.5] * 3).take([0]).predicted.tolist() == [[1, 0, 0]]
+
+
+def test_each_tag_is_a_table_of_two_by_two() -> None:
+    found = TagInterpretation(table()).confusion().to_frame()
+    assert found.columns.tolist() == ["tag", "both", "missed", "invented", "neither"]
+    assert found.to_numpy()[:, 1:].tolist() == [[1, 2, 0, 1], [1, 1, 0, 2], [0, 0, 1, 3]]
+
+
+def test_right_wrong_and_unsure_tags_are_found_overall_and_of_one_tag() -> None:
+    told = TagInterpretation(table())
+    assert [(each.path, each.tag) for each in told.most_correct()] == [
+        ("a.jpg", "head"),
+        ("b.jpg", "hard hat"),
+    ]
+    assert [(each.path, each.tag) for each in told.most_incorrect()] == [
+        ("b.jpg", "head"),
+        ("c.jpg", "[]"),
+        ("c.jpg", "hard hat"),
+        ("c.jpg", "head"),
+    ]
+    assert [each.path for each in told.most_incorrect(tag="head")] == ["b.jpg", "c.jpg"]
+    assert [(each.path, each.tag) for each in told.most_uncertain(2)] == [
+        ("c.jpg", "head"),
+        ("c.jpg", "hard hat"),
+    ]
+    strict = TagInterpretation(table(thresholds=np.array([0.5, 0.73, 0.5])))
+    assert (strict.lowest_margin(1)[0].path, strict.lowest_margin(1)[0].tag) == ("b.jpg", "hard hat")
+    assert {each.tag for each in strict.lowest_margin(99, tag="[]")} == {"[]"}
+    assert [each.path for each in told.top_losses(9, label="hard hat")] == ["c.jpg", "b.jpg"]
+    with pytest.raises(UsageError, match="no tag 'hat'"):
+        told.top_losses(label="hat")

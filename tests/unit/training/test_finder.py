@@ -329,7 +329,7 @@ def test_the_plot_shows_the_suggestions() -> None:
     assert [label.split(":")[0] for label in labels[2:]] == ["valley", "steep", "minimum", "slide"]
     assert axes.get_xscale() == "log"
     flat = judge(RATES, np.full(100, 0.7), 100)
-    assert "hardly moves" in flat.plot().axes[0].get_title()
+    assert "hardly moves" in flat.plot().get_suptitle()
 
 
 class Holed:

@@ -21,7 +21,7 @@ PICTURES_PER_TAG = 4
 
 def examples(view: TagInterpretation) -> list[tuple[str, str, int, list[Example]]]:
     """Return (tag, `missed` or `invented`, how often, some pictures) of the tags with most mistakes."""
-    found = []
+    found: list[tuple[str, str, int, list[Example]]] = []
     for mistakes in view.most_mistaken()[:MISTAKEN_TAGS]:
         ways = (
             ("missed", mistakes.missed, view.most_missed),
