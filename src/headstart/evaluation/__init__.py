@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from headstart.evaluation.predictions import Predictions, average, concatenate
     from headstart.evaluation.projection import project
     from headstart.evaluation.records import Records
-    from headstart.evaluation.report import rows_to_picture, write_report
+    from headstart.evaluation.report import rows_to_explain, rows_to_picture, write_report
     from headstart.evaluation.scaling import (
         ClassScaling,
         cross_scaled,
@@ -187,7 +187,7 @@ _HOMES = {
     ),
     "projection": ("project",),
     "records": ("Records",),
-    "report": ("rows_to_picture", "write_report"),
+    "report": ("rows_to_explain", "rows_to_picture", "write_report"),
     "slicing": ("Slice", "false_discovery_rates", "slices_of"),
     "thresholds": ("cross_decided", "decided_by", "every_tag", "fit_thresholds"),
     "tradeoff": ("Point", "best_for_their_cost", "plot_tradeoff"),
@@ -280,6 +280,7 @@ __all__ = [
     "refuse_mirrored",
     "reliability",
     "rises",
+    "rows_to_explain",
     "rows_to_picture",
     "scale_classes",
     "sets_of",

@@ -6,6 +6,6 @@ that would forbid both. All text from outside (class names, paths, settings) is 
 
 from headstart.evaluation.report.folder import RunFolder, read_run
 from headstart.evaluation.report.page import render, write_report
-from headstart.evaluation.report.selection import rows_to_picture
+from headstart.evaluation.report.selection import rows_to_explain, rows_to_picture
 
-__all__ = ["RunFolder", "read_run", "render", "rows_to_picture", "write_report"]
+__all__ = ["RunFolder", "read_run", "render", "rows_to_explain", "rows_to_picture", "write_report"]

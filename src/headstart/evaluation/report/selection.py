@@ -43,6 +43,17 @@ def rows_to_picture(predictions: Predictions) -> NDArray[np.int64]:
     return np.unique(np.array([example.index for example in shown], dtype=np.int64))
 
 
+def rows_to_explain(predictions: Predictions) -> NDArray[np.int64]:
+    """Return the row numbers of `predictions` whose heat the report shows: the top losses, worst first."""
+    seen = looked_at(predictions)
+    if seen is None:
+        return np.zeros(0, dtype=np.int64)
+    in_order = replace(seen, index=np.flatnonzero(looked_at_rows(predictions)))
+    tags = seen.task is Task.MULTI_LABEL
+    shown = worst(TagInterpretation(in_order) if tags else Interpretation(in_order))
+    return np.array([example.index for example in shown], dtype=np.int64)
+
+
 def looked_at_rows(predictions: Predictions) -> NDArray[np.bool_]:
     """The rows that diagnoses are about: validation, so that test pictures steer nobody."""
     scored = predictions.scored_rows & np.isfinite(predictions.loss)
