@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,11 +26,11 @@ from headstart.models import (
     keeps_half,
 )
 from headstart.models.engine import CHECKED
-from headstart.processes import Ranks
 from headstart.types import BatchSource, Prepare, World
 
 if TYPE_CHECKING:
     from headstart.models import Engine
+    from headstart.training import Run
 
 Key = tuple[object, ...]
 
@@ -43,13 +44,14 @@ log = logging.getLogger(__name__)
 class Activations:
     """Engines for what lies below a model's frozen line, and what they gave, by weights, line and view.
 
-    Every one of `ranks` has all that is kept, and batches give each its share.
+    Every rank of the `run` has all that is kept, and batches give each its share. Which engines were found
+    the fastest is written into the run, and obeyed where it goes on.
     `identity` names the weights that the body has now, where a file or the hub gave them. Everything
     takes the data that is meant, since a learner's data change; the key of what is kept says which it was.
     """
 
-    def __init__(self, model: Classifier, identity: str | None, ranks: Ranks) -> None:
-        self.model, self.identity, self._ranks = model, identity, ranks
+    def __init__(self, model: Classifier, identity: str | None, run: Run) -> None:
+        self.model, self.identity, self._run, self._ranks = model, identity, run, run.ranks
         self.engines: dict[Key, Engine] = {}
         self.sources: dict[Key, TensorSource] = {}
         self._pretrained = self._body_key() if identity else ""
@@ -79,18 +81,31 @@ class Activations:
         """Return what runs the part below the frozen line: pixels in, activations out."""
         key = self._key(data)
         if key not in self.engines:
-            # What is compiled is compiled for a batch.
-            limit = CHECKED if self.model.pixel_mean.device.type == "cpu" else data.batch_size
-            some = next(data.source("train", limit=limit).epoch(0))
-            self.engines[key] = frozen_engine(
-                self.model,
-                size=data.image_size,
-                identity=self.identity if key[0] == self._pretrained else None,
-                threads=data.threads,
-                pictures=np.asarray(some.inputs),
-                ahead=len(data.samples),
-            )
+            self.engines[key] = self._made(data, key)
+        # Also what was known before: what a checkpoint restores may be older.
+        self._run.adjustments.engines[_spelled(key)] = self.engines[key].name
         return self.engines[key]
+
+    def _made(self, data: ImageData, key: Key) -> Engine:
+        # What is compiled is compiled for a batch.
+        limit = CHECKED if self.model.pixel_mean.device.type == "cpu" else data.batch_size
+        some = next(data.source("train", limit=limit).epoch(0))
+        make = partial(
+            frozen_engine,
+            self.model,
+            size=data.image_size,
+            identity=self.identity if key[0] == self._pretrained else None,
+            threads=data.threads,
+            pictures=np.asarray(some.inputs),
+            ahead=len(data.samples),
+        )
+        taken = self._run.adjustments.engines.get(_spelled(key))
+        if taken is not None:
+            try:
+                return make(prefer=taken)
+            except UsageError as error:
+                log.warning("the frozen part ran by %s before, which is not to be had here: %s", taken, error)
+        return make()
 
     def of(
         self,
@@ -166,6 +181,7 @@ class Activations:
         """Take over an engine for the frozen line, and what it gave for the plain view of each split."""
         key = self._key(data)
         self.engines[key] = engine
+        self._run.adjustments.engines[_spelled(key)] = engine.name
         for split, source in sources.items():
             view = (split, data.evaluation.key, *_pictures_key(data))
             self.sources[(*key, *view)] = source
@@ -221,6 +237,11 @@ class Activations:
         # The folder has become too small for one more view: this one is computed as it is used.
         source = data.source("train", augment=True, shuffle=True, world=self._ranks.world)
         return ActivationSource(source, self.engine(data))
+
+
+def _spelled(key: Key) -> str:
+    body, line, size = key
+    return f"{str(body)[:16]} below {line} at {size}"
 
 
 def _pictures_key(data: ImageData) -> tuple[str, str]:

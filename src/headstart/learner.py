@@ -172,7 +172,7 @@ class Learner:
             (progress_for(self.metrics[0]),) if callbacks is None else tuple(callbacks)
         )
         self.loss = self._standard_loss = self._make_loss()
-        self._known = Activations(self.model, self.identity, self.run.ranks)
+        self._known = Activations(self.model, self.identity, self.run)
         self._notes = RateNotes()
         self._floor = self._views = 0
         self.model.freeze_to(0 if from_scratch else -1)

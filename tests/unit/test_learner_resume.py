@@ -11,7 +11,8 @@ from headstart.augment import Own, side_on
 from headstart.errors import ConfigError, DataError, InputMissingError
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.training import Callback, Checkpointer, Phase, Settings, sgdr
+from headstart.models import frozen_engine
+from headstart.training import Callback, Checkpointer, Phase, Settings, one_cycle, sgdr
 from headstart.training.checkpoint_folder import checkpoints
 
 PHASE = Phase("all", 2, sgdr(2), learning_rate=1e-3, frozen_to=0, stop_early=True)
@@ -88,6 +89,35 @@ def test_what_an_error_of_one_s_own_change_ended_goes_on_once_it_is_mended(make_
     assert resumed.run.step == whole.run.step
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("taken", ["eager", "onnxruntime"])
+def test_the_engine_that_ran_the_frozen_part_runs_it_again(make_folder, tmp_path, taken) -> None:
+    """Which one is faster is found by a trial, which may end differently on another day."""
+    pictures = make_folder({"a": 12, "b": 12})
+    head = Phase("head", 1, one_cycle(), learning_rate=1e-3, frozen_to=-1, precompute=True, augment=False)
+    first = learner(pictures)
+    first.freeze()
+    first.adopt(frozen_engine(first.model, size=(32, 32), prefer=taken), {})
+    first.run_phase(head, (Checkpointer(tmp_path / "c", steps=1),))
+    assert list(first.run.adjustments.engines.values()) == [taken]
+    resumed = learner(pictures)
+    resumed.resume(tmp_path / "c")
+    assert resumed.engine().name == taken
+    assert resumed.run.adjustments.engines == first.run.adjustments.engines
+
+
+def test_an_engine_that_is_not_to_be_had_any_more_is_replaced_with_a_word(make_folder, caplog) -> None:
+    first = learner(make_folder({"a": 12, "b": 12}))
+    first.freeze()
+    chosen = first.engine().name
+    (known,) = first.run.adjustments.engines
+    second = learner(first.data.samples.root)
+    second.freeze()
+    second.run.adjustments.engines[known] = "of another day"
+    with caplog.at_level("WARNING"):
+        assert second.engine().name == chosen
+    assert "of another day" in caplog.text
 
 
 def test_what_does_not_fit_is_refused(make_folder, tmp_path) -> None:

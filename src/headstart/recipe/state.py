@@ -87,6 +87,8 @@ def take_state(steps: EightSteps, found: Found, *, changed: bool = False) -> Non
             f"the checkpoint is of {state['arch']}, not of {steps.body.arch}", "begin a new run"
         )
     learner = steps.learner
+    # Before anything is computed: the engine that ran the frozen part is to run it again.
+    learner.run.adjustments = found.adjustments
     if learner.identity != state["weights"]:
         raise ConfigError(
             f"the weights are {learner.identity}, and the run began with {state['weights']}",

@@ -18,6 +18,8 @@ class Adjustments:
     `loss_scale`: what float16 losses are multiplied by, and `scaled_steps` taken since it changed.
     `rate_factor`: what the phase's rates are multiplied by after `rollbacks` returns to good weights.
     `compiled`: for each phase, whether its network was compiled.
+    `engines`: what runs the part below a frozen line, by body, line and size: the fastest was found by a
+    trial, and another one gives other last bits.
     `notices`: what a person should know of, in the order in which it happened.
     """
 
@@ -27,6 +29,7 @@ class Adjustments:
     rate_factor: float = 1.0
     rollbacks: int = 0
     compiled: dict[str, bool] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:

@@ -48,6 +48,11 @@ class Found:
         """The traceback of the error that ended training there, "" where none did."""
         return str((self.state.get("failure") or {}).get("traceback", ""))
 
+    @property
+    def adjustments(self) -> Adjustments:
+        """What the run had found out about the machine; an older checkpoint knows less of it."""
+        return Adjustments.from_plain(self.state.get("adjustments", {}))
+
     def extra_tensors(self) -> dict[str, Tensor]:
         """Read what was handed to `save_checkpoint` as `extra_tensors`."""
         return self.tensors("extra")
@@ -231,7 +236,7 @@ def _restore(found: Found, run: Run, callbacks: Sequence[Callback]) -> list[str]
     run.step, run.epoch, run.seed = state["step"], state["epoch"], state["seed"]
     run.history = History(state["history"])
     run.span = Span.from_plain(state["span"]) if state["span"] is not None else None
-    run.adjustments = Adjustments.from_plain(state.get("adjustments", {}))
+    run.adjustments = found.adjustments
     run.stop_reason, run.stop_signal = state["stop_reason"], None
     notes = _differences(run, state)
     run.precision = state["precision"]
