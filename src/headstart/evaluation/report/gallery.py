@@ -14,7 +14,7 @@ TABLE_CLASSES = 20
 MAP_PAIRS = 60
 PICTURES_PER_PAIR = 8
 PICTURES_PER_CLASS = 6
-UNSURE = 8
+UNSURE = 6
 MISSED, INVENTED = "Missed", "Said wrongly"
 
 
@@ -106,11 +106,11 @@ def of_tags(view: TagInterpretation) -> list[Gallery]:
 
 def unsure(interpretation: Interpretation | TagInterpretation) -> list[Group]:
     """Return the pictures that the model is least sure of: most even, and nearest to another answer."""
-    close = interpretation.lowest_margin(UNSURE)
-    if isinstance(interpretation, TagInterpretation):
-        return [Group("Nearest to a threshold", 0, tuple(close))]
     even = interpretation.most_uncertain(UNSURE)
-    groups = [Group("Closest calls between two classes", 0, tuple(close))]
+    if isinstance(interpretation, TagInterpretation):
+        # Not the nearest to a threshold: a table of predictions keeps those of tags only roughly.
+        return [Group("Tags nearest to half and half", 0, tuple(even))]
+    groups = [Group("Closest calls between two classes", 0, tuple(interpretation.lowest_margin(UNSURE)))]
     # Of two classes the most even are the closest calls.
     if len(interpretation.predictions.classes) > 2:
         groups.append(Group("Spread over the most classes", 0, tuple(even)))

@@ -64,7 +64,7 @@ def shown(interpretation: Interpretation | TagInterpretation) -> Shown:
 def rows_to_picture(predictions: Predictions) -> NDArray[np.int64]:
     """Return the row numbers of `predictions` whose thumbnails the report shows: int64, ascending.
 
-    At most 400. They are those of `shown`, of the validation part, or of the test part where there is no other.
+    At most 400. They are those of `shown`, of the validation part; of the test part where there is no other.
     """
     interpretation = _interpreted(predictions)
     rows = [] if interpretation is None else shown(interpretation).rows
