@@ -83,7 +83,7 @@ def _places(found: Mapping[str, Any], count: int) -> tuple[list[int], NDArray[np
         return [], np.zeros((0, 2))
     kept = [
         (row, x, y)
-        for row, x, y in zip(*columns, strict=False)  # type: ignore[arg-type]  # lists, as was just seen
+        for row, x, y in zip(*columns, strict=False)
         if isinstance(row, int)
         and 0 <= row < count
         and all(isinstance(value, int | float) and math.isfinite(value) for value in (x, y))
