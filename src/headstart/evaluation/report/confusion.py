@@ -11,10 +11,7 @@ from headstart.evaluation.interpret import Interpretation
 from headstart.evaluation.metrics import confusion_matrix
 from headstart.evaluation.report import figures, wording
 from headstart.evaluation.report.cards import Cards, back_id, gallery_id
-from headstart.evaluation.report.gallery import TABLE_CLASSES, Gallery
-
-PAIRS_WITH_PICTURES = 8
-PICTURES_OF_PAIR = 4
+from headstart.evaluation.report.gallery import PICTURES_PER_STRIP, TABLE_CLASSES, Gallery, most_confused
 
 
 def confusion(interpretation: Interpretation | None, galleries: Collection[Gallery]) -> dict[str, Any] | None:
@@ -54,8 +51,7 @@ def pairs(
     """Return the most confused pairs, with pictures, and of many classes the others as a list of links."""
     if interpretation is None:
         return {"first": [], "others": []}
-    repeated = [each for each in galleries if each.count > 1] or list(galleries)
-    first = repeated[:PAIRS_WITH_PICTURES]
+    first = most_confused(galleries)
     classes = interpretation.predictions.classes
     listed = len(classes) > TABLE_CLASSES
     others = [each for each in galleries if each not in first] if listed else []
@@ -73,7 +69,8 @@ def pairs(
 
     return {
         "first": [
-            words(each) | {"pictures": [cards.small(example) for example in each.examples[:PICTURES_OF_PAIR]]}
+            words(each)
+            | {"pictures": [cards.small(example) for example in each.examples[:PICTURES_PER_STRIP]]}
             for each in first
         ],
         "others": [words(each) for each in others],

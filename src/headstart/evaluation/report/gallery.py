@@ -12,6 +12,10 @@ TABLE_CLASSES = 20
 """A confusion matrix of more classes is drawn as a map, which has a list of pairs beside it."""
 
 MAP_PAIRS = 60
+STRIPS = 8
+PICTURES_PER_STRIP = 4
+"""The most confused pairs (or most mistaken tags) stand on the page with some pictures of each."""
+
 PICTURES_PER_PAIR = 8
 PICTURES_PER_CLASS = 6
 UNSURE = 6
@@ -74,6 +78,11 @@ def of_pairs(interpretation: Interpretation) -> list[Gallery]:
     ]
 
 
+def most_confused(pairs: Sequence[Gallery]) -> list[Gallery]:
+    """Return the first pairs that were mistaken more than once; where none was, those that were at all."""
+    return ([each for each in pairs if each.count > 1] or list(pairs))[:STRIPS]
+
+
 def of_classes(interpretation: Interpretation) -> list[Gallery]:
     """Return a gallery for each class that was found: its least sure pictures, and its surest."""
     found = []
@@ -117,9 +126,9 @@ def unsure(interpretation: Interpretation | TagInterpretation) -> list[Group]:
     return groups
 
 
-def in_turns(galleries: Sequence[Gallery]) -> Iterator[int]:
-    """Yield the rows of the galleries' pictures: the first of each, the second of each, and so on."""
-    shown = [gallery.examples for gallery in galleries]
+def in_turns(galleries: Sequence[Gallery], most: int | None = None) -> Iterator[int]:
+    """Yield the rows of the galleries' pictures, at most `most` each: the first of each, then the second."""
+    shown = [gallery.examples[:most] for gallery in galleries]
     for turn in range(max(map(len, shown), default=0)):
         for examples in shown:
             if turn < len(examples):

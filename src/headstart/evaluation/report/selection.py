@@ -47,7 +47,8 @@ def shown(interpretation: Interpretation | TagInterpretation) -> Shown:
     else:
         pairs, classes = gallery.of_pairs(interpretation), gallery.of_classes(interpretation)
     rows = _first([each.index for each in losses], MOST_PICTURES)
-    rows = _first([*rows, *gallery.in_turns(pairs)], len(rows) + MOST_OF_PAIRS)
+    repeated = gallery.in_turns(gallery.most_confused(pairs), gallery.PICTURES_PER_STRIP)
+    rows = _first([*rows, *repeated, *gallery.in_turns(pairs)], len(rows) + MOST_OF_PAIRS)
     rows = _first([*rows, *(each.index for group in unsure for each in group.examples)], MOST_PICTURES)
     rows = _first([*rows, *gallery.in_turns(classes)], MOST_PICTURES)
     known = set(rows)

@@ -12,13 +12,11 @@ from headstart.evaluation.interpret_tags import TagInterpretation
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.report import figures, wording
 from headstart.evaluation.report.cards import Cards, back_id, gallery_id
-from headstart.evaluation.report.gallery import INVENTED, MISSED, Gallery
+from headstart.evaluation.report.gallery import INVENTED, MISSED, PICTURES_PER_STRIP, STRIPS, Gallery
 from headstart.evaluation.report.selection import Shown
 from headstart.evaluation.thresholds import cross_decided
 
 MOST_TAGS = 20  # more do not fit a table of what goes together
-MISTAKEN_TAGS = 8
-PICTURES_PER_TAG = 4
 
 
 def mistakes(view: TagInterpretation, galleries: Sequence[Gallery], cards: Cards) -> list[dict[str, Any]]:
@@ -26,7 +24,7 @@ def mistakes(view: TagInterpretation, galleries: Sequence[Gallery], cards: Cards
     opened = {each.place[0]: each for each in galleries}
     classes = view.predictions.classes
     found: list[dict[str, Any]] = []
-    for each in view.most_mistaken()[:MISTAKEN_TAGS]:
+    for each in view.most_mistaken()[:STRIPS]:
         number = classes.index(each.tag)
         groups = opened[number].groups if number in opened else ()
         found += [
@@ -35,7 +33,7 @@ def mistakes(view: TagInterpretation, galleries: Sequence[Gallery], cards: Cards
                 "way": group.title.lower(),
                 "count": group.count,
                 "gallery": gallery_id((number, number)),
-                "pictures": [cards.small(example) for example in group.examples[:PICTURES_PER_TAG]],
+                "pictures": [cards.small(example) for example in group.examples[:PICTURES_PER_STRIP]],
             }
             for group in groups
             if group.title in (MISSED, INVENTED)
