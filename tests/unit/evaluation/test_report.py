@@ -15,6 +15,7 @@ from PIL import Image
 
 from headstart.errors import ConfigError, InputMissingError
 from headstart.evaluation import Predictions, rows_to_picture, write_report
+from headstart.evaluation.report.figures import training_curves
 from headstart.evaluation.report.pictures import Pictures
 from headstart.types import Task
 
@@ -418,3 +419,22 @@ def test_the_pictures_kept_of_tags_are_those_that_the_report_shows(make_run: Mak
     page = read(run)
     assert "0.30" in page.text, "the threshold of a tag stands beside it"
     assert not any(a.get("class") == "no-picture" for _, a in page.tags)
+
+
+def test_the_curve_of_rates_falls_within_a_cycle_jumps_at_a_restart_and_breaks_between_steps() -> None:
+    down = np.linspace(1.0, 0.0, 50).tolist()
+    rise_and_fall = [*np.linspace(0.1, 1.0, 25).tolist(), *np.linspace(1.0, 0.0, 25).tolist()]
+    history = [
+        {"step": step, "train_loss": 1.0, "valid_loss": 1.0, "batch_rates": rates, "accuracy": 0.5}
+        for step, rates in ((4, down), (4, down), (8, rise_and_fall))
+    ]
+    drawn = next(each for each in training_curves(history, []) if each.title == "Learning rate").drawing
+    lines = re.findall(r'accent line" points="([^"]+)"', drawn)
+    assert len(lines) == 2, "a line for each step"
+    restarts, cycle = (
+        np.array([[float(n) for n in point.split(",")] for point in line.split()]) for line in lines
+    )
+    assert (np.diff(restarts[:, 1]) < 0).sum() == 1, "up (smaller y) once, where the second cycle begins"
+    top = cycle[:, 1].argmin() / len(cycle)
+    assert 0.4 < top < 0.6
+    assert (np.diff(cycle[:, 1])[: cycle[:, 1].argmin()] < 0).all()
