@@ -40,9 +40,10 @@ class Cards:
             "right": example.truth == example.prediction,
             "loss": wording.number(example.loss, 2),
             "probability": "" if example.tag else wording.probability(example.probability),
-            "truth_probability": f"{wording.visible(example.tag)} {wording.probability(example.probability)}"
+            "truth_probability": "" if example.tag else wording.probability(example.truth_probability),
+            "about": f"{wording.visible(example.tag)} at {wording.probability(example.probability)}"
             if example.tag
-            else wording.probability(example.truth_probability),
+            else "",
         }
 
     def group(self, group: Group) -> dict[str, Any]:
