@@ -75,7 +75,7 @@ class Page(HTMLParser):
             self.faults.append("a header without a scope")
         if (
             tag == "svg"
-            and attributes.get("class") in {"chart", "map", "dots", "picture"}
+            and attributes.get("class") in {"chart", "map", "dots", "dots crowded", "picture"}
             and not attributes.get("aria-label")
         ):
             self.faults.append("a chart without words")

@@ -21,6 +21,9 @@ MOST_COLOURS = 10
 MOST_LINKS = 60
 """So that the way through the page by keyboard stays passable."""
 
+CROWDED = 150
+"""Of more mistakes the rings are thin, so that the dots can be seen."""
+
 # Four shapes in turn, so that colour alone tells nothing; relative to the middle of the dot.
 _SHAPES = (
     "m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0",
@@ -136,8 +139,8 @@ def _drawing(dots: Sequence[_Dot], anchored: Collection[int]) -> Markup:
     marks = Markup("").join(_mistake(dot, linked=dot.row in linked) for dot in wrong)
     words = f"Map of {len(dots)} pictures by what the network sees in them; {len(wrong)} mistakes are ringed."
     return Markup(
-        '<svg class="dots" viewBox="0 0 {:.0f} {:.0f}" role="group" aria-label="{}">{}{}</svg>'
-    ).format(WIDTH, HEIGHT, words, right, marks)
+        '<svg class="dots{}" viewBox="0 0 {:.0f} {:.0f}" role="group" aria-label="{}">{}{}</svg>'
+    ).format(" crowded" if len(wrong) > CROWDED else "", WIDTH, HEIGHT, words, right, marks)
 
 
 def _mistake(dot: _Dot, *, linked: bool) -> Markup:
