@@ -150,9 +150,10 @@ class Interpretation(Interpreted):
 
     def _first(self, key: NDArray[np.float64], wanted: NDArray[np.bool_], count: int) -> Records[Example]:
         """The wanted rows with the smallest keys; equal keys in the order of the `Samples`."""
-        numbers = self.predictions.rows[self._rows]
-        order = [place for place in np.lexsort((numbers, key)) if wanted[place]]
-        return Records(Example, [self._example(int(place)) for place in order[:count]])
+        places = np.flatnonzero(wanted)
+        numbers = self.predictions.rows[self._rows[places]]
+        order = places[np.lexsort((numbers, key[places]))][:count]
+        return Records(Example, [self._example(place) for place in order.tolist()])
 
     def _example(self, place: int) -> Example:
         row, truth, guess = int(self._rows[place]), int(self._truths[place]), int(self._guesses[place])

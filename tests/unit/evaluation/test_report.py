@@ -15,11 +15,13 @@ from PIL import Image
 
 from headstart.errors import ConfigError, InputMissingError
 from headstart.evaluation import Predictions, rows_to_picture, write_report
+from headstart.evaluation.report.figures import training_curves
 from headstart.evaluation.report.pictures import Pictures
 from headstart.types import Task
 
 MakeRun = Callable[..., Path]
-VOID = {"meta", "img", "br", "hr", "input", "link", "line", "circle", "rect", "polyline"}
+VOID = {"meta", "img", "br", "hr", "input", "link", "line", "circle", "rect", "polyline", "path", "use"}
+VOID |= {"image"}
 
 
 class Page(HTMLParser):
@@ -71,7 +73,11 @@ class Page(HTMLParser):
             self.faults.append("a picture without words")
         if tag == "th" and attributes.get("scope") not in {"row", "col"}:
             self.faults.append("a header without a scope")
-        if tag == "svg" and attributes.get("class") in {"chart", "map"} and not attributes.get("aria-label"):
+        if (
+            tag == "svg"
+            and attributes.get("class") in {"chart", "map", "dots", "dots crowded", "picture"}
+            and not attributes.get("aria-label")
+        ):
             self.faults.append("a chart without words")
         if re.fullmatch(r"h[1-6]", tag):
             level = int(tag[1])
@@ -83,7 +89,7 @@ class Page(HTMLParser):
         ids = [a["id"] for _, a in self.tags if "id" in a]
         if len(ids) != len(set(ids)):
             self.faults.append("an id twice")
-        targets = [a["href"] or "" for tag, a in self.tags if tag == "a"]
+        targets = [a["href"] or "" for tag, a in self.tags if tag in {"a", "use"}]
         targets += ["#" + (a["aria-labelledby"] or "") for _, a in self.tags if "aria-labelledby" in a]
         self.faults += [f"{target} leads nowhere" for target in targets if target[1:] not in ids]
 
@@ -315,8 +321,10 @@ def test_every_picture_that_is_asked_for_is_shown(make_run: MakeRun) -> None:
     rows = rows_to_picture(Predictions.from_csv(run / "predictions.csv"))
     assert len(list((run / "pictures").iterdir())) == len(rows)
     page = read(run)
-    shown = {a["src"] for tag, a in page.tags if tag == "img"}
-    assert len(shown) == len(rows) + 1  # and the grid of augmented pictures
+    held = [a["id"] for tag, a in page.tags if tag == "image"]
+    assert held == [f"t{row}" for row in rows.tolist()], "each once, however often it is shown"
+    used = {a["href"] for tag, a in page.tags if tag == "use"}
+    assert used == {f"#{name}" for name in held}
     assert not any(a.get("class") == "no-picture" for _, a in page.tags)
 
 
@@ -411,3 +419,22 @@ def test_the_pictures_kept_of_tags_are_those_that_the_report_shows(make_run: Mak
     page = read(run)
     assert "0.30" in page.text, "the threshold of a tag stands beside it"
     assert not any(a.get("class") == "no-picture" for _, a in page.tags)
+
+
+def test_the_curve_of_rates_falls_within_a_cycle_jumps_at_a_restart_and_breaks_between_steps() -> None:
+    down = np.linspace(1.0, 0.0, 50).tolist()
+    rise_and_fall = [*np.linspace(0.1, 1.0, 25).tolist(), *np.linspace(1.0, 0.0, 25).tolist()]
+    history = [
+        {"step": step, "train_loss": 1.0, "valid_loss": 1.0, "batch_rates": rates, "accuracy": 0.5}
+        for step, rates in ((4, down), (4, down), (8, rise_and_fall))
+    ]
+    drawn = next(each for each in training_curves(history, []) if each.title == "Learning rate").drawing
+    lines = re.findall(r'accent line" points="([^"]+)"', drawn)
+    assert len(lines) == 2, "a line for each step"
+    restarts, cycle = (
+        np.array([[float(n) for n in point.split(",")] for point in line.split()]) for line in lines
+    )
+    assert (np.diff(restarts[:, 1]) < 0).sum() == 1, "up (smaller y) once, where the second cycle begins"
+    top = cycle[:, 1].argmin() / len(cycle)
+    assert 0.4 < top < 0.6
+    assert (np.diff(cycle[:, 1])[: cycle[:, 1].argmin()] < 0).all()

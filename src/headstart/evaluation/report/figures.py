@@ -207,9 +207,10 @@ def _step_curves(history: Sequence[Row], limits: charts.Range, bands: Sequence[c
         figures.append(Figure("Training loss by batch", drawing, legend))
     rates = _within_epochs(history, "batch_rates")
     if rates:
-        xs, ys = zip(*rates, strict=True)
+        xs, ys = zip(*_apart(rates, history), strict=True)
         axes = charts.Axes("epoch", "learning rate", x_range=limits)
-        words = f"Learning rate of the head, between {min(ys):.2g} and {max(ys):.2g}."
+        known = [rate for _, rate in rates]
+        words = f"Learning rate of the head, between {min(known):.2g} and {max(known):.2g}."
         drawing = charts.line_chart(words, axes, [charts.Series(xs, ys, "accent")], bands=bands)
         figures.append(Figure("Learning rate", drawing, (("accent", "of the last group, the head"),)))
     return figures
@@ -297,6 +298,16 @@ def _within_epochs(history: Sequence[Row], key: str) -> list[tuple[float, float]
         most = max(20, 600 // len(history))
         points += [(epoch + place, value) for place, value in charts.thinned(values, most)]
     return [(x, y) for x, y in points if math.isfinite(y)]
+
+
+def _apart(points: Sequence[tuple[float, float]], history: Sequence[Row]) -> list[tuple[float, float]]:
+    """The points with a gap wherever another step begins: between two plans there is no rate."""
+    begins = [
+        float(epoch)
+        for epoch in range(1, len(history))
+        if history[epoch].get("step") != history[epoch - 1].get("step")
+    ]
+    return sorted([*points, *((epoch, math.nan) for epoch in begins)], key=lambda point: point[0])
 
 
 def _flat(values: Sequence[Any]) -> list[float | None]:

@@ -25,6 +25,7 @@ class RunFolder:
     predictions: Predictions | None
     probe: Predictions | None
     plan: str
+    embedding: dict[str, Any] | None = None
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -58,6 +59,7 @@ def read_run(folder: Path) -> RunFolder:
         predictions=_read_predictions(folder / "predictions.csv", task),
         probe=_read_predictions(folder / "probe_predictions.csv", task),
         plan=plan.read_text("utf-8", errors="replace") if plan.is_file() else "",
+        embedding=_read_embedding(folder / "embedding.json"),
     )
 
 
@@ -74,6 +76,15 @@ def _read_history(path: Path) -> list[dict[str, Any]]:
             raise ConfigError(f"{path}, line {number} is not a row of a history")
         rows.append(row)
     return rows
+
+
+def _read_embedding(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is not a map of pictures")
+    return found
 
 
 def _read_predictions(path: Path, task: Task) -> Predictions | None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from headstart.evaluation.calibration import reliability
-from headstart.evaluation.interpret import Example, Interpretation
+from headstart.evaluation.interpret import Interpretation
 from headstart.evaluation.interpret_tags import TagInterpretation
-from headstart.evaluation.metrics import confusion_matrix, per_class
+from headstart.evaluation.metrics import per_class
 from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.report import figures, selection, wording
+from headstart.evaluation.report import confusion, decisions, figures, selection, wording
+from headstart.evaluation.report.cards import Cards, back_id, gallery_id
+from headstart.evaluation.report.embedding import embedding_map
 from headstart.evaluation.report.folder import RunFolder
+from headstart.evaluation.report.gallery import TABLE_CLASSES
 from headstart.evaluation.report.headline import headline, is_tags, metric_of
 from headstart.evaluation.report.pictures import Pictures
-from headstart.evaluation.report.tags import examples, tag_rows, together
+from headstart.evaluation.report.tags import mistakes, tag_rows, together
 from headstart.types import Task
-
-_TABLE_CLASSES = 20  # a confusion matrix of more classes is drawn as a map
 
 _KEPT: dict[object, str] = {True: "kept", False: "undone"}
 
@@ -37,7 +36,18 @@ def sections(run: RunFolder) -> dict[str, Any]:
         view = TagInterpretation(looked_at)
     elif looked_at is not None:
         interpretation = Interpretation(looked_at)
+    either = interpretation or view
+    names = () if looked_at is None else looked_at.classes
+    chosen = selection.shown(either) if either is not None else selection.Shown([], [], [], [], [])
     pictures = Pictures(run.path)
+    augmentation = pictures.file("augmentation.jpg")
+    cards = Cards(pictures, tags=view is not None)
+    # What comes first has its pictures for sure, whatever the rest of them weighs.
+    losses = [cards.card(example, heat=True) for example in chosen.losses]
+    doubts = decisions.doubts(summary, pictures)
+    pictures.keep(chosen.rows)
+    unsure = [cards.group(group) for group in chosen.unsure]
+    galleries = [cards.gallery(each, names) for each in (*chosen.pairs, *chosen.classes)]
     return {
         "run_name": wording.visible(run.path.resolve().name),
         "command": _command(summary.get("command") or []),
@@ -51,19 +61,27 @@ def sections(run: RunFolder) -> dict[str, Any]:
         "step_charts": figures.against_time(run.steps, metric_of(run)),
         "metric": wording.metric_name(metric_of(run)),
         "data": _data(summary),
-        "augmentation": pictures.file("augmentation.jpg"),
+        "augmentation": augmentation,
         "finders": [figures.finder(each) for each in summary.get("finders") or []],
         "curves": _curves(run),
         "metrics": _metric_rows(summary),
-        "classes": _class_rows(run) if view is None else [],
-        "tags": [] if view is None else tag_rows(view.predictions, metric_of(run), _thresholds(run)),
+        "classes": _class_rows(run, chosen) if view is None else [],
+        "tags": [] if view is None else tag_rows(view.predictions, metric_of(run), _thresholds(run), chosen),
         "together": None if view is None else together(view),
-        "mistakes": [] if view is None else _mistakes(view, pictures),
+        "mistakes": [] if view is None else mistakes(view, chosen.classes, cards),
         "looked_at": len(looked_at) if looked_at is not None else 0,
         "looked_at_part": _part_of(looked_at),
-        "confusion": _confusion(interpretation),
-        "confused": _confused(interpretation, pictures),
-        "losses": _top_losses(interpretation or view, pictures),
+        "confusion": confusion.confusion(interpretation, [*chosen.pairs, *chosen.classes]),
+        "confused": confusion.pairs(interpretation, chosen.pairs, cards),
+        "galleries": galleries,
+        "losses": losses,
+        "heat": any(card["heat"] for card in losses),
+        "unsure": unsure,
+        "slices": decisions.slices(summary),
+        "doubts": doubts,
+        "embedding": embedding_map(run.embedding, predictions, cards.anchored),
+        "decisions": decisions.decisions(summary),
+        "thumbnails": pictures.kept,
         "calibration": _calibration(run, looked_at),
         "settings": _settings(summary),
         "plan": run.plan,
@@ -212,13 +230,14 @@ def _part_of(predictions: Predictions | None) -> str:
     return {"valid": "validation", "test": "test"}.get(parts.pop(), "") if len(parts) == 1 else ""
 
 
-def _class_rows(run: RunFolder) -> list[dict[str, Any]]:
+def _class_rows(run: RunFolder, chosen: selection.Shown) -> list[dict[str, Any]]:
     if run.predictions is None:
         return []
     part = run.predictions.take(selection.looked_at_rows(run.predictions))
     if len(part) == 0:
         return []
-    mistakes = _usual_mistakes(part)
+    usual = _usual_mistakes(part)
+    opened = {each.place for each in (*chosen.pairs, *chosen.classes)}
     every = per_class(part)
     limits = figures.share_limits([each.recall for each in every])
     rows = [
@@ -230,7 +249,8 @@ def _class_rows(run: RunFolder) -> list[dict[str, Any]]:
             "bar": figures.share_bar(each.recall, limits) if each.count else "",
             "precision": wording.percent(each.precision.value),
             "f1": wording.number(each.f1),
-            "mistake": mistakes.get(each.name, ""),
+            "mistake": usual.get(each.name, ""),
+            **_links(part.classes, each.name, usual.get(each.name), opened),
             "from": f"{100 * limits[0]:.0f}",
             "order": each.recall.value if each.count else math.inf,
         }
@@ -239,94 +259,25 @@ def _class_rows(run: RunFolder) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["order"])
 
 
+def _links(
+    classes: Sequence[str], name: str, mistake: str | None, opened: Collection[tuple[int, int]]
+) -> dict[str, str]:
+    """What the row of a class leads to: the pictures of it, and those of its usual mistake."""
+    place = classes.index(name)
+    wrong = None if mistake is None else (place, classes.index(mistake))
+    return {
+        # Of many classes there is no cell that the gallery could lead back to.
+        "back": back_id((place, place)) if len(classes) > TABLE_CLASSES else "",
+        "gallery": gallery_id((place, place)) if (place, place) in opened else "",
+        "mistaken": gallery_id(wrong) if wrong in opened and wrong is not None else "",
+    }
+
+
 def _usual_mistakes(part: Predictions) -> dict[str, str]:
     if part.task is not Task.SINGLE_LABEL:
         return {}
     pairs = Interpretation(part).most_confused(min_count=1)
     return {pair.truth: pair.prediction for pair in reversed(pairs)}
-
-
-def _confusion(interpretation: Interpretation | None) -> dict[str, Any] | None:
-    if interpretation is None:
-        return None
-    matrix = confusion_matrix(interpretation.predictions)
-    classes = [wording.visible(name) for name in interpretation.predictions.classes]
-    if len(classes) > _TABLE_CLASSES:
-        return {"map": figures.confusion_map(matrix, classes), "rows": [], "classes": classes}
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    rows = [
-        {
-            "name": classes[row],
-            "cells": [
-                {
-                    "count": int(matrix[row, column]),
-                    "right": row == column,
-                    **_shade(float(shares[row, column]), right=row == column),
-                }
-                for column in range(len(classes))
-            ],
-        }
-        for row in range(len(classes))
-    ]
-    return {"map": "", "rows": rows, "classes": classes}
-
-
-def _shade(share: float, *, right: bool) -> dict[str, Any]:
-    """How dark a cell is, 0 … 1, and which text is legible on it.
-
-    Mistakes are rare: the root makes a share of 4 % as dark as one of 20 %. The bounds are where
-    black and white have the same contrast (above 4.5) in the dark and in the light style.
-    """
-    shade = share if right else share**0.5
-    middle = 0.47 if right else 0.58
-    return {"shade": shade, "tone": "high" if shade > 0.88 else "mid" if shade > middle else "low"}
-
-
-def _confused(interpretation: Interpretation | None, pictures: Pictures) -> list[dict[str, Any]]:
-    if interpretation is None:
-        return []
-    return [
-        {
-            "truth": pair.truth,
-            "prediction": pair.prediction,
-            "count": pair.count,
-            "pictures": [
-                _card(example, pictures)
-                for example in interpretation.mistaken(pair, selection.PICTURES_PER_PAIR)
-            ],
-        }
-        for pair in selection.pairs(interpretation)
-    ]
-
-
-def _mistakes(view: TagInterpretation, pictures: Pictures) -> list[dict[str, Any]]:
-    return [
-        {"tag": tag, "way": way, "count": count, "pictures": [_card(each, pictures) for each in some]}
-        for tag, way, count, some in examples(view)
-    ]
-
-
-def _top_losses(
-    interpretation: Interpretation | TagInterpretation | None, pictures: Pictures
-) -> list[dict[str, Any]]:
-    if interpretation is None:
-        return []
-    return [_card(example, pictures) for example in selection.worst(interpretation)]
-
-
-def _card(example: Example, pictures: Pictures) -> dict[str, Any]:
-    return {
-        "image": pictures.thumbnail(example.index),
-        "path": example.path,
-        "truth": example.truth,
-        "prediction": example.prediction,
-        "right": example.truth == example.prediction,
-        "loss": wording.number(example.loss, 2),
-        "probability": "" if example.tag else wording.probability(example.probability),
-        "truth_probability": f"{wording.visible(example.tag)} {wording.probability(example.probability)}"
-        if example.tag
-        else wording.probability(example.truth_probability),
-    }
 
 
 def _calibration(run: RunFolder, looked_at: Predictions | None) -> dict[str, Any] | None:

@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from headstart.evaluation.interpret import Example
 from headstart.evaluation.interpret_tags import TagInterpretation
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.report import figures, wording
+from headstart.evaluation.report.cards import Cards, back_id, gallery_id
+from headstart.evaluation.report.gallery import INVENTED, MISSED, PICTURES_PER_STRIP, STRIPS, Gallery
+from headstart.evaluation.report.selection import Shown
 from headstart.evaluation.thresholds import cross_decided
 
 MOST_TAGS = 20  # more do not fit a table of what goes together
-MISTAKEN_TAGS = 8
-PICTURES_PER_TAG = 4
 
 
-def examples(view: TagInterpretation) -> list[tuple[str, str, int, list[Example]]]:
-    """Return (tag, `missed` or `invented`, how often, some pictures) of the tags with most mistakes."""
-    found: list[tuple[str, str, int, list[Example]]] = []
-    for mistakes in view.most_mistaken()[:MISTAKEN_TAGS]:
-        ways = (
-            ("missed", mistakes.missed, view.most_missed),
-            ("invented", mistakes.invented, view.most_invented),
-        )
+def mistakes(view: TagInterpretation, galleries: Sequence[Gallery], cards: Cards) -> list[dict[str, Any]]:
+    """Return the tags with most mistakes, each with what was missed, what was invented, and some pictures."""
+    opened = {each.place[0]: each for each in galleries}
+    classes = view.predictions.classes
+    found: list[dict[str, Any]] = []
+    for each in view.most_mistaken()[:STRIPS]:
+        number = classes.index(each.tag)
+        groups = opened[number].groups if number in opened else ()
         found += [
-            (mistakes.tag, way, count, pick(PICTURES_PER_TAG, tag=mistakes.tag))
-            for way, count, pick in ways
-            if count
+            {
+                "tag": each.tag,
+                "way": group.title.lower(),
+                "count": group.count,
+                "gallery": gallery_id((number, number)),
+                "pictures": [cards.small(example) for example in group.examples[:PICTURES_PER_STRIP]],
+            }
+            for group in groups
+            if group.title in (MISSED, INVENTED)
         ]
     return found
 
 
-def tag_rows(part: Predictions, metric: str, thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
+def tag_rows(
+    part: Predictions, metric: str, thresholds: Mapping[str, float], chosen: Shown
+) -> list[dict[str, Any]]:
     """Return the figures of each tag, lowest average precision first.
 
     Validation rows are decided by thresholds of the other half, as the figures of the run are.
@@ -43,10 +51,14 @@ def tag_rows(part: Predictions, metric: str, thresholds: Mapping[str, float]) ->
     held = part.split is not None and bool((part.split == "valid").all())
     every = TagInterpretation(cross_decided(part, metric) if held else part).per_tag()
     limits = figures.share_limits([each.recall for each in every])
+    opened = {each.place for each in chosen.classes}
+    places = {each.name: (number, number) for number, each in enumerate(every)}
     rows = [
         {
             "name": each.name,
             "count": each.count,
+            "back": back_id(places[each.name]),
+            "gallery": gallery_id(places[each.name]) if places[each.name] in opened else "",
             "recall": wording.percent(each.recall.value) if each.count else wording.NO_FIGURE,
             "recall_range": wording.percent_range(each.recall.low, each.recall.high) if each.count else "",
             "bar": figures.share_bar(each.recall, limits) if each.count else "",
