@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 SQUARE = 1.05
 
 
+MEASURED = ("short_side", "shape", "format", "brightness", "contrast")
+"""The names of `measured_columns`."""
+
+
 def columns_of(samples: Samples, audit: Audit | None) -> dict[str, NDArray[np.object_]]:
     """Return columns by name, object (N,), one cell for each of `samples`.
 

@@ -74,7 +74,7 @@ def _together(data: ImageData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def within(seconds: float, *, now: Callable[[], float] = time.monotonic) -> OnProgress:
-    """Return an `on_progress` that raises `TooLongError` once all of the work will take more than `seconds`."""
+    """Return an `on_progress` that raises `TooLongError` once all of it will take more than `seconds`."""
     started = now()
 
     def looked_at(done: int, total: int) -> None:
@@ -97,7 +97,7 @@ def write_doubts(folder: RunFolder, data: ImageData, told: Predictions) -> dict[
     """
     told = told.take(told.scored_rows)
     doubts = label_doubts(told)
-    wrong = doubts.is_error if doubts.is_error.ndim == 1 else doubts.is_error.any(axis=1)
+    wrong = np.asarray(doubts.is_error if doubts.is_error.ndim == 1 else doubts.is_error.any(axis=1))
     examples: list[dict[str, Any]] = []
     for place in doubts.order[wrong[doubts.order]].tolist():
         if len(examples) == MOST_EXAMPLES:
