@@ -48,8 +48,8 @@ def evaluate(
         typer.Option(
             "--slice",
             metavar="COLUMN",
-            help="A column of the table, or short_side, shape, format, brightness, contrast: say which of its "
-            "values fare worse; or the option once for each. Default: all.",
+            help="Say which values of a column fare worse: one of the table, or short_side, shape, format, "
+            "brightness, contrast; or the option once for each. Default: all.",
         ),
     ] = None,
     out: Annotated[

@@ -154,7 +154,8 @@ def _look_back(
     if not body.from_scratch and clock.left() > 0:
         with left_out_if_it_fails("places on a map", narrator.say):
             data, engine, identity = frozen_body(data, body, device=device)
-            parts = [data.activations(split, engine, identity) for split in ("train", "valid")]
+            splits = [split for split in ("train", "valid") if len(data.rows(split))]
+            parts = [data.activations(split, engine, identity) for split in splits]
             features = np.concatenate([np.asarray(part.features, np.float32) for part in parts])
             rows = np.concatenate([part.index for part in parts])
             save_map(folder, table, features.reshape(len(rows), -1), rows, seed=data.seed)
