@@ -86,8 +86,8 @@ def save_heat(
 ) -> int:
     """Write `pictures/<row>_heat.jpg` for the top losses of `table`, worst first; returns how many.
 
-    Explained is the class that was said, of tags the one that was judged worst. No more are begun once
-    `in_time` says so.
+    Explained is the class that was said, of tags the one that was judged worst; a picture in which nothing
+    speaks for it has no heat, and gets no file. No more are begun once `in_time` says that there is none left.
     """
     from headstart.evaluation import rows_to_explain
 
@@ -101,7 +101,7 @@ def save_heat(
         for row, each in zip(
             rows[span].tolist(), explain(table.rows[rows[span]].tolist(), labels[span]), strict=True
         ):
-            if each.heat is not None:
+            if each.heat is not None and each.heat.any():
                 folder.save_picture(f"pictures/{row}_heat.jpg", each.overlay())
                 written += 1
     return written

@@ -93,7 +93,8 @@ def write_doubts(folder: RunFolder, data: ImageData, told: Predictions) -> dict[
     """Write thumbnails of the most doubtful labels into `folder`/doubts, and return what a summary keeps.
 
     `told`: what models that never saw them say of labelled pictures, `rows` those of the data. Of tags each
-    example is about the tag that is most in doubt, named in `tag`.
+    example is about the tag that is most in doubt, named in `tag`, and `labels` counts every tag of every
+    picture.
     """
     told = told.take(told.scored_rows)
     doubts = label_doubts(told)
@@ -108,7 +109,12 @@ def write_doubts(folder: RunFolder, data: ImageData, told: Predictions) -> dict[
             folder.save_picture(name, picture)
             path = data.samples.place(int(told.rows[place]))
             examples.append({"picture": name, "path": path, **_example(told, doubts, place)})
-    return {"pictures": len(told), "expected": round(doubts.expected, 1), "examples": examples}
+    return {
+        "pictures": len(told),
+        "labels": int(doubts.doubt.size),
+        "expected": round(doubts.expected, 1),
+        "examples": examples,
+    }
 
 
 def _example(told: Predictions, doubts: LabelDoubts, place: int) -> dict[str, Any]:
