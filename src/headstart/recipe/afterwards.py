@@ -68,6 +68,8 @@ def look_back(
             say(f"  {words}")
     if steps.stop_reason:
         return added
+    if steps.clock.left() <= 0:
+        say("  the budget is used up: no heat maps, no map, and doubts about validation labels only")
     with left_out_if_it_fails("label doubts", say):
         doubts = _doubts(steps, frozen)
         added |= {} if doubts is None else {"doubts": doubts}

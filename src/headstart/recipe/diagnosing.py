@@ -87,7 +87,7 @@ def save_heat(
     """Write `pictures/<row>_heat.jpg` for the top losses of `table`, worst first; returns how many.
 
     Explained is the class that was said, of tags the one that was judged worst; a picture in which nothing
-    speaks for it has no heat, and gets no file. No more are begun once `in_time` says that there is none left.
+    speaks for it has no heat, and gets no file. No more are begun once `in_time` says no.
     """
     from headstart.evaluation import rows_to_explain
 

@@ -1,0 +1,197 @@
+"""What a finished run looks back at: it is there, changes nothing, and never costs the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstart.evaluation import Predictions, rows_to_explain
+from headstart.learner import Learner
+from headstart.recipe import Narrator, Result, resume
+from headstart.recipe import afterwards as looking
+from headstart.recipe.clock import Clock
+from headstart.recipe.steps import EightSteps
+from headstart.training import Phase, Plan, constant
+
+HEAD = Plan((Phase("head", 1, constant(), learning_rate=1e-3, augment=False, precompute=True),))
+
+
+class Listening(Narrator):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def with_sites(steps: EightSteps) -> EightSteps:
+    """Give the run's table a column, half of it "a" and half "b" among the validation rows."""
+    site = np.full(len(steps.data.samples), "a", object)
+    site[steps.data.rows("valid")[::2]] = "b"
+    steps.data = steps.data.with_options(samples=replace(steps.data.samples, columns={"site": site}))
+    return steps
+
+
+def heats(folder: Path) -> set[int]:
+    return {int(path.name.split("_")[0]) for path in folder.glob("pictures/*_heat.jpg")}
+
+
+def test_a_run_leaves_slices_heat_doubts_and_a_map(make_steps: Callable[..., EightSteps]) -> None:
+    steps = with_sites(make_steps(HEAD))
+    result = steps.run()
+    summary = json.loads((result.folder / "summary.json").read_text())
+    assert result.summary["slices"] == summary["slices"]
+    assert result.summary["doubts"] == summary["doubts"]
+
+    table = Predictions.from_csv(result.folder / "predictions.csv")
+    explained = heats(result.folder)
+    assert explained
+    assert explained <= set(rows_to_explain(table).tolist())
+
+    # The made pictures are of one size and format, and 24 are too few for bins of their light.
+    assert {(each["column"], each["value"]) for each in summary["slices"]} == {("site", "a"), ("site", "b")}
+    one = summary["slices"][0]
+    assert set(one["accuracy"]) == set(one["log_loss"]) == {"value", "low", "high"}
+    assert {"column", "value", "count", "rest_accuracy", "p_value", "q_value", "worse"} <= set(one)
+
+    doubts = summary["doubts"]
+    assert doubts["pictures"] == doubts["labels"] == len(steps.data.samples)
+    assert 0 < len(doubts["examples"]) <= 12
+    for each in doubts["examples"]:
+        assert (result.folder / each["picture"]).is_file()
+        assert each["path"].startswith(each["label"])
+        assert each["suggested"] != each["label"]
+        assert each["probability"] > each["label_probability"]
+
+    place = json.loads((result.folder / "embedding.json").read_text())
+    assert place["projection"] == "tsne"
+    assert place["rows"] == np.flatnonzero(table.split == "valid").tolist()
+    assert len(place["x"]) == len(place["y"]) == len(place["rows"])
+
+
+def test_nothing_of_it_changes_the_model_the_figures_or_the_predictions(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = make_steps(HEAD)
+    before = steps.run().folder
+    monkeypatch.setattr(looking, "look_back", lambda *given: {})
+    other = make_steps(HEAD, out="other", data=steps.data).run().folder
+    for name in ("predictions.csv", "model/model.safetensors", "plan.yaml"):
+        assert (before / name).read_bytes() == (other / name).read_bytes(), name
+    with_it, without = (json.loads((each / "summary.json").read_text()) for each in (before, other))
+    assert with_it["final"] == without["final"]
+    assert "doubts" in with_it
+    assert "doubts" not in without
+
+
+def test_what_fails_is_left_out_and_said_in_a_line(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **named: Any) -> None:
+        raise RuntimeError("no gradient\nfor this body")
+
+    steps = make_steps(HEAD)
+    steps.narrator = told = Listening()
+    monkeypatch.setattr(Learner, "explain", fails)
+    monkeypatch.setattr(looking, "save_map", fails)
+    result = steps.run()
+    lines = [line for line in told.said if "left out" in line]
+    assert lines == [
+        "  ! heat maps are left out: RuntimeError: no gradient for this body",
+        "  ! places on a map are left out: RuntimeError: no gradient for this body",
+    ]
+    assert not heats(result.folder)
+    assert result.summary["doubts"]["examples"]
+    assert result.report.is_file()
+    assert json.loads((result.folder / "run.json").read_text())["complete"]
+
+
+def test_a_run_that_was_stopped_goes_without_what_takes_time(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(steps: EightSteps, phase: Phase) -> None:
+        steps.stop_reason = "interrupted"
+
+    monkeypatch.setattr(EightSteps, "_phase", stopped)
+    result = with_sites(make_steps(HEAD)).run()
+    assert result.summary["slices"]
+    assert "doubts" not in result.summary
+    assert not heats(result.folder)
+    assert not (result.folder / "embedding.json").exists()
+    assert result.report.is_file()
+
+
+def test_a_budget_that_is_used_up_leaves_out_all_that_takes_time(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Result] = {}
+    frozen = looking.frozen_features
+
+    def late(steps: EightSteps) -> Any:
+        steps.clock = Clock(1000.0, 1001.0)
+        return frozen(steps)
+
+    for name in ("time left", "used up"):
+        steps = make_steps(HEAD, out=name)
+        steps.clock = Clock(1000.0)
+        steps.narrator = told = Listening()
+        if name == "used up":
+            monkeypatch.setattr(looking, "frozen_features", late)
+        found[name] = steps.run()
+    valid = len(steps.data.rows("valid"))
+    assert any("budget is used up" in line for line in told.said)
+    assert found["time left"].summary["doubts"]["pictures"] == len(steps.data.samples)
+    assert found["used up"].summary["doubts"]["pictures"] == valid
+    assert heats(found["time left"].folder)
+    assert not heats(found["used up"].folder)
+    assert not (found["used up"].folder / "embedding.json").exists()
+    assert (found["time left"].folder / "embedding.json").exists()
+
+
+def test_a_run_that_fell_over_at_its_end_looks_back_at_the_same(
+    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    steps = make_steps(HEAD)
+    whole = steps.run()
+    broken = make_steps(HEAD, out="broken", data=steps.data)
+    with monkeypatch.context() as patched:
+        patched.setattr("headstart.recipe.steps.finish", lambda steps: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            broken.run()
+    again = resume(broken.folder.path, steps.data, narrator=Narrator())
+    assert again is not None
+    for name in ("slices", "doubts"):
+        assert again.summary[name] == whole.summary[name], name
+    assert again.summary["doubts"]["pictures"] == len(steps.data.samples)
+    for name in ("embedding.json", *(f"pictures/{row}_heat.jpg" for row in heats(whole.folder))):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+
+
+def test_an_ensemble_of_snapshots_is_explained_by_the_mean_of_its_members(
+    steps: EightSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    state = steps.learner.state()
+    head = [name for name in state if name.startswith("head")]
+    other = {name: -value if name in head else value for name, value in state.items()}
+    rows = steps.data.rows("valid")[:3].tolist()
+    alone = looking._explained(steps, rows, ["cat", "dog", "cat"])
+    steps.best.members = (state, other)
+    both = looking._explained(steps, rows, ["cat", "dog", "cat"])
+    steps.best.members = (other,)
+    second = looking._explained(steps, rows, ["cat", "dog", "cat"])
+    for mean, one, two in zip(both, alone, second, strict=True):
+        assert mean.heat is not None
+        assert one.heat is not None
+        assert two.heat is not None
+        np.testing.assert_allclose(mean.heat, (one.heat + two.heat) / 2, atol=1e-6)
+        assert not np.allclose(one.heat, two.heat)
+    # The network goes on as it was.
+    assert all(torch.equal(value, steps.learner.state()[name]) for name, value in state.items())
