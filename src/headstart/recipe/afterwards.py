@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # features they take 1.5 s on one core.
 SHARE_FOR_DOUBTS = 0.03
 SECONDS_FOR_DOUBTS = 4.0
+# Fitting takes some three copies of the features: a finished run must not end for want of memory.
+MOST_BYTES = 2**30
 
 
 def frozen_features(steps: EightSteps) -> tuple[TensorSource, ...]:
@@ -88,7 +90,8 @@ def _doubts(steps: EightSteps, frozen: Sequence[TensorSource]) -> dict[str, Any]
     told = steps.first.valid
     allowed = max(SECONDS_FOR_DOUBTS, SHARE_FOR_DOUBTS * steps.clock.elapsed)
     allowed = min(allowed, steps.clock.left())
-    if frozen and allowed > 0:
+    size = sum(4 * part.features.size for part in frozen)
+    if 0 < size <= MOST_BYTES and allowed > 0:
         with steps.narrator.progress("asking models that never saw the picture") as on_progress:
             in_time = within(allowed)
 

@@ -154,6 +154,31 @@ def test_a_budget_that_is_used_up_leaves_out_all_that_takes_time(
     assert (found["time left"].folder / "embedding.json").exists()
 
 
+def test_where_features_would_fill_the_memory_or_the_time_validation_labels_are_doubted(
+    steps: EightSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.recipe.probing import look_first
+
+    steps.first = look_first(steps)
+    frozen = looking.frozen_features(steps)
+    every, valid = len(steps.data.samples), len(steps.data.rows("valid"))
+
+    def judged() -> int:
+        found = looking._doubts(steps, frozen)
+        assert found is not None
+        return int(found["pictures"])
+
+    assert judged() == every
+    with monkeypatch.context() as patched:
+        patched.setattr(looking, "MOST_BYTES", 1000)
+        assert judged() == valid
+    with monkeypatch.context() as patched:
+        patched.setattr(looking, "SECONDS_FOR_DOUBTS", 1e-9)
+        patched.setattr(looking, "SHARE_FOR_DOUBTS", 0.0)
+        assert judged() == valid
+    assert judged() == every
+
+
 def test_a_run_that_fell_over_at_its_end_looks_back_at_the_same(
     make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
