@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Out-of-fold models may take this share of the run, or so many seconds. Of 800 and 1,100 pictures in 2,560
 # features they take 1.5 s on one core.
 SHARE_FOR_DOUBTS = 0.03
-SECONDS_FOR_DOUBTS = 4.0
+SECONDS_FOR_DOUBTS = 6.0
 # Fitting takes some three copies of the features: a finished run must not end for want of memory.
 MOST_BYTES = 2**30
 

@@ -74,11 +74,19 @@ def _together(data: ImageData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def within(seconds: float, *, now: Callable[[], float] = time.monotonic) -> OnProgress:
-    """Return an `on_progress` that raises `TooLongError` once all of it will take more than `seconds`."""
+    """Return an `on_progress` that raises `TooLongError` once all of it will take more than `seconds`.
+
+    The first part is no measure of the others: it waits for what is imported.
+    """
     started = now()
+    first = 0.0
 
     def looked_at(done: int, total: int) -> None:
-        if (now() - started) / done * total > seconds:
+        nonlocal first
+        elapsed = now() - started
+        first = first or elapsed
+        each = (elapsed - first) / (done - 1) if done > 1 else 0.0
+        if elapsed + (total - done) * each > seconds:
             raise TooLongError
 
     return looked_at

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from headstart.evaluation import Predictions, rows_to_explain
+from headstart.imagedata import ImageData
 from headstart.learner import Learner
-from headstart.recipe import Narrator, Result, resume
+from headstart.recipe import Body, Narrator, Result, prepare_folder, resume
 from headstart.recipe import afterwards as looking
 from headstart.recipe.clock import Clock
 from headstart.recipe.steps import EightSteps
@@ -30,21 +32,38 @@ class Listening(Narrator):
         self.said.append(text)
 
 
-def with_sites(steps: EightSteps) -> EightSteps:
-    """Give the run's table a column, half of it "a" and half "b" among the validation rows."""
-    site = np.full(len(steps.data.samples), "a", object)
-    site[steps.data.rows("valid")[::2]] = "b"
-    steps.data = steps.data.with_options(samples=replace(steps.data.samples, columns={"site": site}))
-    return steps
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, body: Body
+) -> Iterator[tuple[Result, Callable[..., EightSteps]]]:
+    """A finished run with a table that has a column, and what makes another one over the same pictures."""
+    root = tmp_path_factory.mktemp("afterwards")
+    random = np.random.default_rng(0)
+    for number in range(60):
+        path = root / "pictures" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        corners = Image.fromarray(random.integers(0, 256, (2, 2, 3), dtype=np.uint8))
+        corners.resize((32, 24), Image.Resampling.BILINEAR).save(path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HEADSTART_CACHE", str(root / "cache"))
+        data = ImageData.from_folder(root / "pictures", image_size=32, valid=0.4, threads=0)
+        site = np.full(len(data.samples), "a", object)
+        site[data.rows("valid")[::2]] = "b"
+        data = data.with_options(samples=replace(data.samples, columns={"site": site}))
+
+        def make(out: str, budget: float | None = None) -> EightSteps:
+            run = prepare_folder(root / out, root / "pictures")
+            return EightSteps(data, HEAD, body, run, Listening(), clock=Clock(budget))
+
+        yield make("whole", 1000.0).run(), make
 
 
 def heats(folder: Path) -> set[int]:
     return {int(path.name.split("_")[0]) for path in folder.glob("pictures/*_heat.jpg")}
 
 
-def test_a_run_leaves_slices_heat_doubts_and_a_map(make_steps: Callable[..., EightSteps]) -> None:
-    steps = with_sites(make_steps(HEAD))
-    result = steps.run()
+def test_a_run_leaves_slices_heat_doubts_and_a_map(whole: tuple[Result, Callable[..., EightSteps]]) -> None:
+    result = whole[0]
     summary = json.loads((result.folder / "summary.json").read_text())
     assert result.summary["slices"] == summary["slices"]
     assert result.summary["doubts"] == summary["doubts"]
@@ -61,7 +80,7 @@ def test_a_run_leaves_slices_heat_doubts_and_a_map(make_steps: Callable[..., Eig
     assert {"column", "value", "count", "rest_accuracy", "p_value", "q_value", "worse"} <= set(one)
 
     doubts = summary["doubts"]
-    assert doubts["pictures"] == doubts["labels"] == len(steps.data.samples)
+    assert doubts["pictures"] == doubts["labels"] == 60
     assert 0 < len(doubts["examples"]) <= 12
     for each in doubts["examples"]:
         assert (result.folder / each["picture"]).is_file()
@@ -76,12 +95,12 @@ def test_a_run_leaves_slices_heat_doubts_and_a_map(make_steps: Callable[..., Eig
 
 
 def test_nothing_of_it_changes_the_model_the_figures_or_the_predictions(
-    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    whole: tuple[Result, Callable[..., EightSteps]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = make_steps(HEAD)
-    before = steps.run().folder
+    result, make = whole
+    before = result.folder
     monkeypatch.setattr(looking, "look_back", lambda *given: {})
-    other = make_steps(HEAD, out="other", data=steps.data).run().folder
+    other = make("other").run().folder
     for name in ("predictions.csv", "model/model.safetensors", "plan.yaml"):
         assert (before / name).read_bytes() == (other / name).read_bytes(), name
     with_it, without = (json.loads((each / "summary.json").read_text()) for each in (before, other))
@@ -91,17 +110,17 @@ def test_nothing_of_it_changes_the_model_the_figures_or_the_predictions(
 
 
 def test_what_fails_is_left_out_and_said_in_a_line(
-    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Result, Callable[..., EightSteps]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*given: Any, **named: Any) -> None:
         raise RuntimeError("no gradient\nfor this body")
 
-    steps = make_steps(HEAD)
-    steps.narrator = told = Listening()
+    steps = whole[1]("fails")
     monkeypatch.setattr(Learner, "explain", fails)
     monkeypatch.setattr(looking, "save_map", fails)
     result = steps.run()
-    lines = [line for line in told.said if "left out" in line]
+    assert isinstance(steps.narrator, Listening)
+    lines = [line for line in steps.narrator.said if "left out" in line]
     assert lines == [
         "  ! heat maps are left out: RuntimeError: no gradient for this body",
         "  ! places on a map are left out: RuntimeError: no gradient for this body",
@@ -113,13 +132,13 @@ def test_what_fails_is_left_out_and_said_in_a_line(
 
 
 def test_a_run_that_was_stopped_goes_without_what_takes_time(
-    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Result, Callable[..., EightSteps]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(steps: EightSteps, phase: Phase) -> None:
         steps.stop_reason = "interrupted"
 
     monkeypatch.setattr(EightSteps, "_phase", stopped)
-    result = with_sites(make_steps(HEAD)).run()
+    result = whole[1]("stopped").run()
     assert result.summary["slices"]
     assert "doubts" not in result.summary
     assert not heats(result.folder)
@@ -128,30 +147,26 @@ def test_a_run_that_was_stopped_goes_without_what_takes_time(
 
 
 def test_a_budget_that_is_used_up_leaves_out_all_that_takes_time(
-    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch
+    whole: tuple[Result, Callable[..., EightSteps]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: dict[str, Result] = {}
     frozen = looking.frozen_features
 
     def late(steps: EightSteps) -> Any:
         steps.clock = Clock(1000.0, 1001.0)
         return frozen(steps)
 
-    for name in ("time left", "used up"):
-        steps = make_steps(HEAD, out=name)
-        steps.clock = Clock(1000.0)
-        steps.narrator = told = Listening()
-        if name == "used up":
-            monkeypatch.setattr(looking, "frozen_features", late)
-        found[name] = steps.run()
-    valid = len(steps.data.rows("valid"))
-    assert any("budget is used up" in line for line in told.said)
-    assert found["time left"].summary["doubts"]["pictures"] == len(steps.data.samples)
-    assert found["used up"].summary["doubts"]["pictures"] == valid
-    assert heats(found["time left"].folder)
-    assert not heats(found["used up"].folder)
-    assert not (found["used up"].folder / "embedding.json").exists()
-    assert (found["time left"].folder / "embedding.json").exists()
+    monkeypatch.setattr(looking, "frozen_features", late)
+    in_time, make = whole  # with the same budget, and time left
+    steps = make("used up", 1000.0)
+    result = steps.run()
+    assert isinstance(steps.narrator, Listening)
+    assert any("budget is used up" in line for line in steps.narrator.said)
+    assert in_time.summary["doubts"]["pictures"] == 60
+    assert result.summary["doubts"]["pictures"] == len(steps.data.rows("valid")) == 24
+    assert heats(in_time.folder)
+    assert not heats(result.folder)
+    assert (in_time.folder / "embedding.json").exists()
+    assert not (result.folder / "embedding.json").exists()
 
 
 def test_where_features_would_fill_the_memory_or_the_time_validation_labels_are_doubted(
@@ -180,22 +195,20 @@ def test_where_features_would_fill_the_memory_or_the_time_validation_labels_are_
 
 
 def test_a_run_that_fell_over_at_its_end_looks_back_at_the_same(
-    make_steps: Callable[..., EightSteps], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    whole: tuple[Result, Callable[..., EightSteps]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = make_steps(HEAD)
-    whole = steps.run()
-    broken = make_steps(HEAD, out="broken", data=steps.data)
+    result, make = whole
+    broken = make("broken")
     with monkeypatch.context() as patched:
         patched.setattr("headstart.recipe.steps.finish", lambda steps: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             broken.run()
-    again = resume(broken.folder.path, steps.data, narrator=Narrator())
+    again = resume(broken.folder.path, broken.data, narrator=Narrator())
     assert again is not None
     for name in ("slices", "doubts"):
-        assert again.summary[name] == whole.summary[name], name
-    assert again.summary["doubts"]["pictures"] == len(steps.data.samples)
-    for name in ("embedding.json", *(f"pictures/{row}_heat.jpg" for row in heats(whole.folder))):
-        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+        assert again.summary[name] == result.summary[name], name
+    for name in ("embedding.json", *(f"pictures/{row}_heat.jpg" for row in heats(result.folder))):
+        assert (again.folder / name).read_bytes() == (result.folder / name).read_bytes(), name
 
 
 def test_an_ensemble_of_snapshots_is_explained_by_the_mean_of_its_members(
