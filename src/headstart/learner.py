@@ -636,12 +636,16 @@ class Learner:
         return Interpretation(predictions, picture, columns=columns, explain=explain)
 
     def explain(
-        self, rows: Sequence[int] | None = None, *, label: str | None = None, method: str = "auto"
+        self,
+        rows: Sequence[int] | None = None,
+        *,
+        label: str | Sequence[str] | None = None,
+        method: str = "auto",
     ) -> list[Explanation]:
         """Return where in some pictures the model finds what it says, as heat maps; see `Predictor.explain`.
 
         `rows`: row numbers of the data's samples, such as `Example.index` (None: the nine highest validation
-        losses). `label`: the class or tag to explain (None: the most probable one of each).
+        losses). `label`: the class or tag to explain, or one for each row (None: the most probable of each).
         """
         chosen = [each.index for each in self.interpret().top_losses()] if rows is None else list(rows)
         if not chosen:

@@ -56,6 +56,10 @@ def test_a_run_is_evaluated_compared_and_predicts_what_it_decided(
     assert all(set(value) == {"value", "low", "high"} for value in found["figures"].values())
     assert [each["class"] for each in found["classes"]] == ["cat", "dog"]
     assert (out / "report.html").is_file()
+    assert {each["column"] for each in found["slices"]} == {"brightness", "contrast"}
+    assert json.loads((out / "summary.json").read_text())["slices"] == found["slices"]
+    assert 20 <= len(json.loads((out / "embedding.json").read_text())["rows"]) <= 140
+    assert list(out.glob("pictures/*_heat.jpg"))
     assert Predictions.from_csv(out / "predictions.csv").sets is not None
     assert run(["compare", str(out), str(out)]) == 0
     assert "cannot tell with 140 pictures" in capsys.readouterr().out
@@ -64,8 +68,17 @@ def test_a_run_is_evaluated_compared_and_predicts_what_it_decided(
     assert capsys.readouterr().out.splitlines()[1].startswith("matthews")
     assert run([*evaluate, "--out", str(first)]) == 73
     assert run([*evaluate, "--out", str(out)]) == 73
-    assert run([*evaluate, "--out", str(out), "--force", "--metric", "accuracy"]) == 0
-    capsys.readouterr()
+    (out / "pictures" / "999_heat.jpg").write_bytes(b"of an earlier one")
+    asked = ["--metric", "accuracy", "--slice", "contrast"]
+    assert run([*evaluate, "--out", str(out), "--force", *asked]) == 0
+    assert not (out / "pictures" / "999_heat.jpg").exists()
+    told = capsys.readouterr().out
+    assert "contrast" in told
+    assert "brightness" not in told
+    assert run([*evaluate, "--slice", "camera"]) == 2
+    said = capsys.readouterr()
+    assert "there is no column 'camera'" in said.err
+    assert said.out == ""
     assert run([*evaluate, "--tta", "sideways"]) == 2
     assert "course-2018" in capsys.readouterr().err
 

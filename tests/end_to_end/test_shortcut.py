@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,12 @@ import pytest
 from PIL import Image
 
 import headstart as hs
+from headstart.cli.evaluating import print_slices
+from headstart.deploy import evaluate, load_predictor
 from headstart.evaluation import share_of_heat
 from headstart.imagedata import ImageData
 from headstart.learner import Learner
+from headstart.recipe.judged import slices_of_evaluation
 from headstart.training import Settings
 
 SIDE = 224
@@ -78,7 +81,9 @@ def stamped(shared: Path, tmp_path: Path) -> Stamped:
     return Stamped(data, np.array(corners))
 
 
-def test_the_mark_gets_half_of_the_heat_and_is_found_as_a_slice(stamped: Stamped, shared: Path) -> None:
+def test_the_mark_gets_half_of_the_heat_and_is_found_as_a_slice(
+    stamped: Stamped, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     learner = Learner(
         stamped.data,
         "mobilenetv2_100",
@@ -107,3 +112,18 @@ def test_the_mark_gets_half_of_the_heat_and_is_found_as_a_slice(stamped: Stamped
     assert (slices[0].column, slices[0].value, slices[0].count) == ("stamp", "yes", 72)
     assert slices[0].accuracy.high < slices[0].rest_accuracy
     assert [(each.column, each.value) for each in slices if each.worse] == [("stamp", "yes")]
+
+    # A finished model finds it, too, among the table's columns and what it measures itself.
+    learner.export(tmp_path / "model")
+    with load_predictor(tmp_path / "model", device="cpu", trusted=True) as predictor:
+        found = evaluate(predictor, stamped.data.samples, part="valid")
+    judged = slices_of_evaluation(found, stamped.data.samples)
+    assert {"stamp", "brightness", "contrast"} <= {each.column for each in judged}
+    assert [(each.column, each.value, each.count) for each in judged if each.worse] == [("stamp", "yes", 72)]
+    print_slices(judged)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("slices fare worse than the rest (some overlap)")
+    assert lines[3].startswith("stamp yes     72  ")
+    # Without the column the mark is not to be found.
+    unmarked = slices_of_evaluation(found, replace(stamped.data.samples, columns={}))
+    assert not any(each.column == "stamp" for each in unmarked)

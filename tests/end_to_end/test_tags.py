@@ -22,6 +22,7 @@ from headstart.evaluation import (
     fit_thresholds,
     interval,
     metric,
+    rows_to_explain,
 )
 from headstart.imagedata import ImageData
 from headstart.recipe import Narrator, eight_steps
@@ -89,6 +90,18 @@ def test_tags_go_all_the_way(helmets, shared: Path, tmp_path: Path, capsys) -> N
     ):
         assert words in page
     assert "Confusion matrix" not in page
+
+    # What the report shows beside the figures: doubts of each tag, heat of the tag that was judged worst.
+    doubts = result.summary["doubts"]
+    assert (doubts["pictures"], doubts["labels"]) == (60, 120)
+    for each in doubts["examples"]:
+        assert each["tag"] in data.classes
+        assert {each["label"], each["suggested"]} == {f"with {each['tag']}", f"without {each['tag']}"}
+        assert (result.folder / each["picture"]).is_file()
+    heat = {int(path.name.split("_")[0]) for path in result.folder.glob("pictures/*_heat.jpg")}
+    assert heat
+    assert heat <= set(rows_to_explain(table).tolist())
+    assert result.summary["slices"] == [] or {"column", "value", "worse"} <= set(result.summary["slices"][0])
 
     # The same decisions by the bundle, on the command line.
     few = [str(samples.root / path) for path in result.valid.paths[:6]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from headstart.cli.sources import Source, takes_source
 
 if TYPE_CHECKING:
     from headstart.deploy import Evaluated
-    from headstart.evaluation import Compared, Gain, Interval
+    from headstart.evaluation import Compared, Gain, Interval, Slice
+
+MOST_SLICES = 8
 
 Policy = Annotated[
     str | None,
@@ -40,6 +43,15 @@ def evaluate(
     ] = "auto",
     metric: Metrics = None,
     tta: Policy = None,
+    slices_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            metavar="COLUMN",
+            help="Say which values of a column fare worse: one of the table, or short_side, shape, format, "
+            "brightness, contrast; or the option once for each. Default: all.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write predictions.csv, the figures and a report into this folder.")
     ] = None,
@@ -63,13 +75,14 @@ def evaluate(
     from headstart.deploy import evaluate as evaluate_model
     from headstart.deploy import load_predictor
     from headstart.evaluation import metric as metric_named
-    from headstart.recipe.judged import prepare_folder, write_evaluation
+    from headstart.recipe.judged import check_columns, prepare_folder, slices_of_evaluation, write_evaluation
 
     names = tuple(metric or ())
     for name in names:
         metric_named(name)
     folder = None if out is None else prepare_folder(out, replace_old=force)
     samples = source.read(seed=seed)
+    check_columns(samples, slices_by or ())
     narrator = narrator_for(quiet)
     with load_predictor(
         model_in(model), device=device, threads=threads, batch_size=batch_size, trusted=trusted
@@ -83,9 +96,10 @@ def evaluate(
                 tta=policy_of(tta),
                 on_progress=lambda done: on_progress(done, len(samples)),
             )
+        slices = slices_of_evaluation(found, samples, slices_by or ())
         if folder is not None:
-            write_evaluation(folder, found, samples, predictor.manifest, names)
-    print_evaluation(found, as_json=as_json)
+            write_evaluation(folder, found, samples, predictor, names, slices, narrator)
+    print_evaluation(found, slices, as_json=as_json)
     if folder is not None:
         narrator.say(f"report: {folder / 'report.html'}")
     return 0
@@ -118,13 +132,17 @@ def policy_of(text: str | None) -> bool | str | None:
     return False if text == "none" else text
 
 
-def print_evaluation(found: Evaluated, *, as_json: bool) -> None:
-    """Print the figures, then those of each class; or all of it as JSON."""
+def print_evaluation(found: Evaluated, slices: Sequence[Slice] = (), *, as_json: bool) -> None:
+    """Print the figures, then those of each class, and the worst slices; or all of it as JSON."""
     from headstart.cli.tables import writable
 
     judged = found.evaluation
     if as_json:
-        print(json.dumps({"part": found.part, **judged.to_dict()}, allow_nan=False, ensure_ascii=True))
+        from headstart.recipe.diagnosing import as_summary
+        from headstart.recipe.folder import plain
+
+        content = {"part": found.part, **judged.to_dict(), "slices": plain(as_summary(slices))}
+        print(json.dumps(content, allow_nan=False, ensure_ascii=True))
         return
     left_out = f", {judged.left_out} left out" if judged.left_out else ""
     where = "" if found.part == "all" else f" of the {found.part} part"
@@ -149,6 +167,27 @@ def print_evaluation(found: Evaluated, *, as_json: bool) -> None:
         views = judged.views
         gains = "; ".join(f"{name.replace('_', ' ')} {_gain(gain)}" for name, gain in views.gains.items())
         print(f"\n{views.policy} ({views.views} views), gain: {gains}; takes {views.cost:.1f} times as long")
+    print_slices(slices)
+
+
+def print_slices(slices: Sequence[Slice]) -> None:
+    """Print the slices that fare worse than the rest; where none does, that so many were looked at."""
+    from headstart.cli.tables import writable
+
+    worse = [each for each in slices if each.worse]
+    if not worse:
+        columns = ", ".join(dict.fromkeys(writable(each.column) for each in slices))
+        if columns:
+            print(f"\nby {columns}: no slice fares clearly worse than the rest")
+        return
+    shown = worse[:MOST_SLICES]
+    more = f", the first {MOST_SLICES}" if len(worse) > MOST_SLICES else ""
+    print(f"\n{len(worse)} of {len(slices)} slices fare worse than the rest (some overlap){more}")
+    names = [writable(f"{each.column} {each.value}") for each in shown]
+    width = max([5, *map(len, names)])
+    print(f"{'slice':{width}}  count  accuracy             of the rest")
+    for name, each in zip(names, shown, strict=True):
+        print(f"{name:{width}} {each.count:6}  {_ends_of(each.accuracy):20} {each.rest_accuracy:.2f}")
 
 
 def print_comparison(found: Compared, *, as_json: bool) -> None:

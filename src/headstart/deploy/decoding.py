@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 
-from headstart.data import Colours, DecodingChildren, Limits, decode
+from headstart.data import Colours, DecodingChildren, Limits
 from headstart.data.children import CrashError
 from headstart.data.facts import NOTHING
+from headstart.data.images import Decoded, decode_with_size
 from headstart.data.verdicts import Known, Verdicts
 from headstart.deploy.pictures import Item
 from headstart.errors import DataError
 from headstart.storage import sha256_bytes
-from headstart.types import Pixels
 
 # A child takes as long to start as it does for some 120 pictures of 500 x 400.
 _PICTURES_BEFORE_ANOTHER = 128
@@ -38,20 +38,20 @@ class Decoder:
         self._children: DecodingChildren | None = None
         self._verdicts: Verdicts | None = None
 
-    def __call__(self, item: Item, data: bytes, *, apart: bool) -> Pixels:
+    def __call__(self, item: Item, data: bytes, *, apart: bool) -> Decoded:
         """Decode the bytes that `item` gave; raises `DataError`, `StorageError` where no child can start."""
         if item.origin == "pixels":
             return self._here(data, _IN_MEMORY)
         if not apart:
             return self._here(data, self.limits)
         if item.origin == "bytes":
-            return self._pool().decode(data).pixels
+            return self._pool().decode(data)
         return self._file(data)
 
-    def _here(self, data: bytes, limits: Limits) -> Pixels:
-        return decode(data, short_side=self.short_side, limits=limits, colours=self.colours)
+    def _here(self, data: bytes, limits: Limits) -> Decoded:
+        return decode_with_size(data, short_side=self.short_side, limits=limits, colours=self.colours)
 
-    def _file(self, data: bytes) -> Pixels:
+    def _file(self, data: bytes) -> Decoded:
         verdicts, sha256 = self._record(), sha256_bytes(data)
         known = verdicts.find(sha256)
         if known is not None and known.code:
@@ -59,7 +59,7 @@ class Decoder:
         if known is not None:
             return self._here(data, self.limits)
         try:
-            return self._pool().decode(data).pixels
+            return self._pool().decode(data)
         except DataError as error:
             if not isinstance(error, CrashError) or error.lasting:
                 verdicts.add(sha256, Known(error.code, error.message, NOTHING))

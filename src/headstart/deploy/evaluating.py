@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart.data import Samples
+from headstart.data.facts import Facts
 from headstart.deploy.predictor import Predictor
 from headstart.errors import DataError, UsageError
 from headstart.evaluation import (
@@ -35,12 +36,17 @@ class Evaluated:
     """The predictions of a model for labelled pictures, and what they are worth.
 
     `predictions`: one row for each picture with a label, numbered and split as in the table; `part`:
-    which part of it they are.
+    which part of it they are. `facts`: what was measured of each picture, None where it cannot be read.
+    `features` float32 (some, features): what entered the first network's head for the rows `feature_rows`
+    of the table, at most 2,000 spread over all; None where the bundle does not ask for it.
     """
 
     predictions: Predictions
     evaluation: Evaluation
     part: str
+    facts: tuple[Facts | None, ...] = ()
+    features: NDArray[np.float32] | None = None
+    feature_rows: NDArray[np.int64] | None = None
 
 
 def evaluate(
@@ -78,7 +84,14 @@ def evaluate(
         views = _gain(predictor, chosen, plain, averaged, tta)
     rule = predictor.manifest.sets
     level = 0.9 if rule is None else rule.level
-    return Evaluated(averaged, judge(averaged, metrics, level=level, views=views), part)
+    return Evaluated(
+        averaged,
+        judge(averaged, metrics, level=level, views=views),
+        part,
+        seen.facts,
+        seen.features,
+        None if seen.feature_rows is None else rows[seen.feature_rows],
+    )
 
 
 def targets_by_name(samples: Samples, classes: tuple[str, ...], task: Task) -> NDArray[Any]:

@@ -22,20 +22,20 @@ def explained(
     views: Sequence[Pixels | None],
     predictions: Predictions,
     *,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     method: str = "auto",
     batch_size: int = 32,
 ) -> list[Explanation]:
     """Return an `Explanation` of each row of `predictions`.
 
     `views`: the pictures as the networks take them, uint8 (height, width, 3), one for each row, None where
-    there is none. `label`: the class or tag to explain (None: the most probable one of each row). Of several
-    `models` the maps are averaged. Raises `UsageError` for a label or a method that is not there.
+    there is none. `label`: the class or tag to explain, or one for each row (None: the most probable one of
+    each). Of several `models` the maps are averaged. Raises `UsageError` for a label or a method that is not
+    there.
     """
     from headstart.models import method_for
 
-    if label is not None and label not in predictions.classes:
-        raise UsageError(f"there is no class {label!r}", f"classes are {', '.join(predictions.classes[:12])}")
+    check_labels(label, predictions.classes)
     chosen = method_for(models[0]) if method == "auto" else method
     rows = [row for row, view in enumerate(views) if view is not None and predictions.predicted_rows[row]]
     numbers = _classes(predictions, rows, label)
@@ -62,9 +62,20 @@ def explained(
     return found
 
 
-def _classes(predictions: Predictions, rows: Sequence[int], label: str | None) -> NDArray[np.int64]:
-    if label is not None:
+def check_labels(label: str | Sequence[str] | None, classes: Sequence[str]) -> None:
+    """Raise `UsageError` where a label to explain is none of the classes."""
+    for name in [label] if isinstance(label, str) else label or ():
+        if name not in classes:
+            raise UsageError(f"there is no class {name!r}", f"classes are {', '.join(classes[:12])}")
+
+
+def _classes(
+    predictions: Predictions, rows: Sequence[int], label: str | Sequence[str] | None
+) -> NDArray[np.int64]:
+    if isinstance(label, str):
         return np.full(len(rows), predictions.classes.index(label), np.int64)
+    if label is not None:
+        return np.array([predictions.classes.index(label[row]) for row in rows], np.int64)
     return np.asarray(np.nan_to_num(predictions.probabilities[rows], nan=-1.0).argmax(axis=1), np.int64)
 
 

@@ -6,23 +6,26 @@ The decode, the resize and the network are the ones that the model was validated
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headstart.augment import EvalPrepare, PolicyViews, policy_views
 from headstart.augment.policies import Symmetries
 from headstart.data import Colours, Samples
+from headstart.data.facts import Facts, facts_of
 from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
-from headstart.deploy.explaining import explained
+from headstart.deploy.explaining import check_labels, explained
 from headstart.deploy.manifest import Member
 from headstart.deploy.pictures import Item, Picture, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
@@ -39,7 +42,18 @@ if TYPE_CHECKING:
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
 
-_Seen: TypeAlias = "list[Pixels] | DataError"
+MOST_FEATURES = 2000
+"""Of at most so many pictures of a table is kept what enters the first network's head."""
+
+
+class _Views(NamedTuple):
+    """One picture as each look wants it, and what was measured of it, where that was asked for."""
+
+    pixels: list[Pixels]
+    facts: Facts | None
+
+
+_Seen: TypeAlias = "_Views | DataError"
 """One picture as each look wants it, or why there is none."""
 
 
@@ -63,12 +77,17 @@ class Seen:
     """Predictions of the same pictures: by all views, by the plain view, and by its mirror image.
 
     Where only the plain view is looked at, `averaged` is `plain`; `mirrored` is None where no view is the
-    plain one's mirror image.
+    plain one's mirror image. `facts`: what was measured of each picture, None where it cannot be read.
+    `features` float32 (some, features): what entered the first network's head, of at most 2,000 pictures
+    spread over all, and `feature_rows` which they are; None where the bundle does not ask for it.
     """
 
     averaged: Predictions
     plain: Predictions
     mirrored: Predictions | None = None
+    facts: tuple[Facts | None, ...] = ()
+    features: NDArray[np.float32] | None = None
+    feature_rows: NDArray[np.int64] | None = None
 
 
 class Predictor:
@@ -156,7 +175,7 @@ class Predictor:
         tta: bool | str | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> Seen:
-        """Return the predictions of the rows of a table, and those of their plain views alone.
+        """Return the predictions of the rows of a table, those of their plain views alone, and more.
 
         Labels are not looked at. Raises as `predict` does.
         """
@@ -164,16 +183,33 @@ class Predictor:
         if not len(samples):
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         parts = []
-        for part in self._judgements(items_of_samples(samples), len(samples) > 1, looks):
-            parts.append(part)
+        chunks = self._chunks(items_of_samples(samples), len(samples) > 1, looks, measured=True)
+        for names, seen, first in chunks:
+            # Views that were looked at are let go: of a whole table they would fill the memory.
+            parts.append(
+                replace(
+                    self._judged(names, seen, looks, first, every=math.ceil(len(samples) / MOST_FEATURES)),
+                    facts=tuple(None if isinstance(found, DataError) else found.facts for found in seen),
+                )
+            )
             if on_progress is not None:
-                on_progress(int(part.averaged.rows[-1]) + 1)
+                on_progress(int(parts[-1].averaged.rows[-1]) + 1)
         plain = concatenate([part.plain for part in parts])
+        found = Seen(
+            plain,
+            plain,
+            facts=tuple(itertools.chain.from_iterable(part.facts for part in parts)),
+            features=_joined([part.features for part in parts]),
+            feature_rows=_joined([part.feature_rows for part in parts]),
+        )
         if len(looks) == len(self.manifest.members):
-            return Seen(plain, plain)
+            return found
         mirrored = [part.mirrored for part in parts if part.mirrored is not None]
-        averaged = concatenate([part.averaged for part in parts])
-        return Seen(averaged, plain, concatenate(mirrored) if mirrored else None)
+        return replace(
+            found,
+            averaged=concatenate([part.averaged for part in parts]),
+            mirrored=concatenate(mirrored) if mirrored else None,
+        )
 
     def stream(
         self, pictures: Picture | Iterable[Picture], *, tta: bool | str | None = None
@@ -184,49 +220,45 @@ class Predictor:
         status VANISHED.
         """
         looks = self._looks(tta)
-        for part in self._judgements(*_counted(pictures), looks):
-            yield part.averaged
+        for names, seen, first in self._chunks(*_counted(pictures), looks):
+            yield self._judged(names, seen, looks, first).averaged
 
     def explain(
         self,
-        pictures: Picture | Iterable[Picture],
+        pictures: Picture | Iterable[Picture] | Samples,
         *,
-        label: str | None = None,
+        label: str | Sequence[str] | None = None,
         method: str = "auto",
     ) -> Iterator[Explanation]:
         """Yield for each picture, in order, where the model finds what it says: see `Explanation`.
 
-        `label`: the class or tag to explain (None: the most probable one of each picture). `method`:
+        `pictures`: as for `predict`, or the rows of a table. `label`: the class or tag to explain, or one for
+        each picture (None: the most probable one of each). `method`:
         `gradcam`, `rollout`, or `auto`, which takes the latter for vision transformers. The heat lies on the
         plain view that the first network sees; of an ensemble it is the mean of the maps of all that see the
         same. A picture that cannot be read has a status and no heat. Raises `UsageError` for a label or a
         method that is not there, and as `stream` does.
         """
-        if label is not None and label not in self.classes:
-            raise UsageError(f"there is no class {label!r}", f"classes are {', '.join(self.classes[:12])}")
+        check_labels(label, self.classes)
         looks = self._looks(None)
         plain = self.manifest.members[0].preprocessing
         alike = [
             number for number, member in enumerate(self.manifest.members) if member.preprocessing == plain
         ]
         for names, seen, first in self._chunks(*_counted(pictures), looks):
-            views = [None if isinstance(found, DataError) else found[0] for found in seen]
+            views = [None if isinstance(found, DataError) else found.pixels[0] for found in seen]
+            own = label if label is None or isinstance(label, str) else label[first : first + len(names)]
             yield from explained(
                 [self._models[number] for number in alike],
                 views,
                 self._judged(names, seen, looks, first).averaged,
-                label=label,
+                label=own,
                 method=method,
                 batch_size=self.batch_size,
             )
 
-    def _judgements(self, items: Iterator[Item], several: bool, looks: Sequence[_Look]) -> Iterator[Seen]:
-        """Yield the predictions of the pictures in parts."""
-        for names, seen, first in self._chunks(items, several, looks):
-            yield self._judged(names, seen, looks, first)
-
     def _chunks(
-        self, items: Iterator[Item], several: bool, looks: Sequence[_Look]
+        self, items: Iterator[Item], several: bool, looks: Sequence[_Look], *, measured: bool = False
     ) -> Iterator[tuple[list[str], list[_Seen], int]]:
         """Yield names and pictures as the looks want them, some at a time, and the number of the first."""
         apart = several if self.trusted is None else not self.trusted
@@ -234,7 +266,7 @@ class Predictor:
 
         def begin() -> list[tuple[str, Future[_Seen]]]:
             chunk = itertools.islice(items, CHUNK)
-            return [(item.name, pool.submit(_seen, item, looks, apart)) for item in chunk]
+            return [(item.name, pool.submit(_seen, item, looks, apart, measured)) for item in chunk]
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="predict") as pool:
             try:
@@ -278,8 +310,15 @@ class Predictor:
         return looks
 
     def _judged(
-        self, names: Sequence[str], seen: Sequence[_Seen], looks: Sequence[_Look], first: int
+        self,
+        names: Sequence[str],
+        seen: Sequence[_Seen],
+        looks: Sequence[_Look],
+        first: int,
+        *,
+        every: int = 0,
     ) -> Seen:
+        """Return what all looks together say; with `every`, the features of every so-many-th row, too."""
         good = [row for row, found in enumerate(seen) if not isinstance(found, DataError)]
         empty = Predictions(
             logits=np.full((len(seen), len(self.classes)), np.nan, np.float32),
@@ -290,9 +329,9 @@ class Predictor:
             status=np.array([found.code if isinstance(found, DataError) else "" for found in seen]),
             thresholds=None if self.manifest.thresholds is None else np.array(self.manifest.thresholds),
         )
-        parts, strangeness = [], None
+        parts, strangeness, features, kept = [], None, None, None
         for number, look in enumerate(looks):
-            pictures = [found[number] for found in seen if not isinstance(found, DataError)]
+            pictures = [found.pixels[number] for found in seen if not isinstance(found, DataError)]
             logits = empty.logits.copy()
             if good:
                 outputs, _ = run_through(look.forward, _Ready(pictures, self.batch_size))
@@ -300,7 +339,11 @@ class Predictor:
             if number == 0 and self._novelty is not None:
                 strangeness = np.full(len(seen), np.nan)
                 if good:
-                    strangeness[good] = self._novelty.strangeness(outputs[:, len(self.classes) :])
+                    inside = outputs[:, len(self.classes) :]
+                    strangeness[good] = self._novelty.strangeness(inside)
+                if good and every:
+                    numbers = first + np.array(good, np.int64)
+                    features, kept = inside[numbers % every == 0], numbers[numbers % every == 0]
             parts.append(replace(empty, logits=logits, strangeness=strangeness))
         by_role = {
             role: [part for part, look in zip(parts, looks, strict=True) if look.role == role]
@@ -312,8 +355,9 @@ class Predictor:
         )
         assert plain is not None  # every network looks at the plain view
         if len(parts) == len(by_role["plain"]):
-            return Seen(plain, plain)
-        return Seen(self._decided(average(parts, [look.weight for look in looks])), plain, mirrored)
+            return Seen(plain, plain, features=features, feature_rows=kept)
+        averaged = self._decided(average(parts, [look.weight for look in looks]))
+        return Seen(averaged, plain, mirrored, features=features, feature_rows=kept)
 
     def _decided(self, predictions: Predictions) -> Predictions:
         """Return the table with what the bundle knows of its probabilities: temperature, scaling, sets."""
@@ -324,9 +368,15 @@ class Predictor:
         return replace(scaled, sets=sets_of(scaled, manifest.sets))
 
 
-def _counted(pictures: Picture | Iterable[Picture]) -> tuple[Iterator[Item], bool]:
+def _joined(parts: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """The rows of all parts that have some; None where none has."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
+
+
+def _counted(pictures: Picture | Iterable[Picture] | Samples) -> tuple[Iterator[Item], bool]:
     """The pictures one by one, and whether they are more than one."""
-    items = items_of(pictures)
+    items = items_of_samples(pictures) if isinstance(pictures, Samples) else items_of(pictures)
     two = tuple(itertools.islice(items, 2))
     return itertools.chain(two, items), len(two) > 1
 
@@ -347,14 +397,15 @@ def _close(decoders: Iterable[Decoder]) -> None:
         decoder.close()
 
 
-def _seen(item: Item, looks: Sequence[_Look], apart: bool) -> _Seen:
+def _seen(item: Item, looks: Sequence[_Look], apart: bool, measured: bool) -> _Seen:
     """Decode a picture, and make it ready for each look; what is wrong with it is returned, not raised."""
     try:
         data = item.read()
         decoded = {decoder: decoder(item, data, apart=apart) for decoder in {look.decoder for look in looks}}
     except DataError as error:
         return error
-    return [look.prepare(decoded[look.decoder], 0, 0) for look in looks]
+    pixels = [look.prepare(decoded[look.decoder].pixels, 0, 0) for look in looks]
+    return _Views(pixels, facts_of(decoded[looks[0].decoder]) if measured else None)
 
 
 class _Ready:

@@ -400,7 +400,8 @@ class Predictions:
 def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """Return the rows of all tables, one after the other.
 
-    Columns that one of the tables lacks are left out. Raises `UsageError` unless classes, task,
+    Columns that one of the tables lacks are left out; only the truth of classes is kept where one table has
+    it, and is unknown (-1) in the others. Raises `UsageError` unless classes, task,
     temperature and thresholds are the same in all.
     """
     if not parts:
@@ -412,6 +413,11 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         if not same:
             raise UsageError("predictions with other classes, tasks or calibration cannot be put together")
     targets = [part.targets for part in parts if part.targets is not None]
+    if targets and first.task is Task.SINGLE_LABEL:
+        unknown = [np.full(len(part), -1, targets[0].dtype) for part in parts]
+        targets = [
+            none if part.targets is None else part.targets for part, none in zip(parts, unknown, strict=True)
+        ]
     splits = [part.split for part in parts if part.split is not None]
     paths = [part.paths for part in parts if part.paths is not None]
     sets = [part.sets for part in parts if part.sets is not None]

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from headstart import environment
-from headstart.data import merge_groups, write_suggestions
+from headstart.data import write_suggestions
 from headstart.data.corrections import Suggestion, read_suggestions
 from headstart.errors import DataError, OutputError, UsageError
-from headstart.evaluation import Rise, label_doubts, rises
+from headstart.evaluation import Rise, rises
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
+from headstart.recipe.doubting import judge_labels
 from headstart.recipe.folder import plain
 from headstart.recipe.journal import Journal
 from headstart.recipe.labelling import ToLabel, choose_to_label, read_unlabelled, unlabelled_rows
@@ -216,31 +216,8 @@ def _judge(data: ImageData, body: Body, told: Narrator, *, device: str) -> tuple
             for split in ("train", "valid")
             if len(data.rows(split))
         ]
-    features = np.concatenate([np.asarray(part.features, np.float32) for part in parts])
-    rows = np.concatenate([part.index for part in parts])
-    labels = data.samples.labels[rows]
-    known = np.ones(len(rows), np.bool_) if labels.ndim == 2 else labels >= 0
-    order = np.flatnonzero(known)[np.argsort(rows[known], kind="stable")]
-    features, rows = features[order], rows[order]
-    if len(np.unique(labels[order], axis=0)) < 2:
-        raise DataError("all labels are the same: none can be doubted", "add pictures of other classes")
-    groups = _together(data, rows)
     with told.progress("asking models that never saw the picture") as on_progress:
-        predictions = out_of_fold(
-            features, data.samples.take(rows), groups=groups, seed=data.seed, on_progress=on_progress
-        )
-    return (
-        Judged(data, rows, features, predictions, label_doubts(predictions), groups),
-        engine,
-        identity,
-    )
-
-
-def _together(data: ImageData, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows that belong together, copies and the groups of the source: numbers in the order of `rows`."""
-    near = None if data.duplicates is None else data.duplicates.near[rows]
-    group = None if data.samples.group is None else data.samples.group[rows]
-    return merge_groups(np.arange(len(rows)), near, group)
+        return judge_labels(data, parts, on_progress=on_progress), engine, identity
 
 
 def _to_label(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +35,22 @@ FEWEST_FOR_SETS = 40
 """Of fewer validation pictures a set at 90 % would hold nearly every class."""
 
 
+Seen: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Features (rows, features), and which rows of the data they are of."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """What was fitted on the validation pictures, and what it does to those that it was not fitted to."""
+    """What was fitted on the validation pictures, and what it does to those that it was not fitted to.
+
+    `seen`: what enters the head for some of them, see `features_of`; None where nobody looked.
+    """
 
     scaling: ClassScaling | None = None
     sets: SetRule | None = None
     set_report: SetReport | None = None
     novelty: NoveltyReport | None = None
+    seen: Seen | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the summary of a run keeps."""
@@ -75,8 +83,8 @@ def decide(steps: EightSteps, valid: Predictions, scaling: ClassScaling) -> Deci
     sets = report = None
     if valid.task is Task.SINGLE_LABEL and int(valid.scored_rows.sum()) >= FEWEST_FOR_SETS:
         sets, report = fit_sets(valid), cross_fitted_sets(valid)
-    novelty = None if steps.stop_reason else _novelty(steps)
-    decided = Decided(scaling, sets, report, novelty)
+    novelty, seen = (None, None) if steps.stop_reason else _novelty(steps)
+    decided = Decided(scaling, sets, report, novelty, seen)
     steps.record(
         StepResult(12, "Sets and strangers", reason, None, _words(decided), time.monotonic() - started)
     )
@@ -99,24 +107,28 @@ def _words(decided: Decided) -> str:
     return "; ".join(said) or "too few pictures, or too little time, to tell"
 
 
-def _novelty(steps: EightSteps) -> NoveltyReport | None:
-    """Learn what known pictures have in common, from what enters the head of the first network."""
+def _novelty(steps: EightSteps) -> tuple[NoveltyReport | None, Seen]:
+    """Learn what known pictures have in common, from what enters the head of the first network.
+
+    Returns what was seen of the validation pictures, too.
+    """
     learner = steps.learner
     if steps.best.members:
         learner.set_state(steps.best.members[0])
     blocks = 2 if learner.model.stages[learner.model.head_stage - 1].name == "pool" else 1
     try:
-        return fit_novelty(features_of(learner, "train"), features_of(learner, "valid"), blocks=blocks)
+        (train, _), seen = features_of(learner, "train"), features_of(learner, "valid")
+        return fit_novelty(train, seen[0], blocks=blocks), seen
     finally:
         if steps.best.members:
             learner.set_state(steps.best.state)
 
 
-def features_of(learner: Learner, split: str) -> NDArray[np.float32]:
-    """Return what enters the head for at most 1,000 pictures of a split: float32 (rows, features)."""
+def features_of(learner: Learner, split: str) -> Seen:
+    """Return what enters the head for at most 1,000 pictures of a split, and which rows they are."""
     model = learner.model
     below = model.lower(model.head_stage)
     forward = module_forward(below, learner.device, fits=learner.run.adjustments.fits)
     source = learner.data.source(split, limit=MOST_KNOWN, world=learner.run.ranks.world)
-    features, _ = predict(forward, source, ranks=learner.run.ranks)
-    return features.reshape(len(features), -1)
+    features, rows = predict(forward, source, ranks=learner.run.ranks)
+    return features.reshape(len(features), -1), rows

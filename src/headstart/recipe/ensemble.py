@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from headstart.errors import ConfigError
 from headstart.evaluation import Interval, Predictions, average, concatenate, interval
 from headstart.imagedata import ImageData
+from headstart.recipe.body import Body
 from headstart.recipe.clock import Clock
 from headstart.recipe.finish import summary_of_folds
-from headstart.recipe.folder import RunFolder
+from headstart.recipe.folder import RunFolder, plain
 from headstart.recipe.narrator import Narrator
+from headstart.recipe.outoffold import frozen_body
 from headstart.recipe.result import Result, StepResult
 from headstart.storage import read_json
 from headstart.training import Plan
@@ -65,10 +67,13 @@ def _read(path: Path, data: ImageData, rows: NDArray[np.int64]) -> Predictions:
 def put_together(
     data: ImageData,
     plan: Plan,
+    body: Body,
     folder: RunFolder,
     narrator: Narrator,
     results: list[FoldRun],
     clock: Clock,
+    *,
+    device: str = "auto",
 ) -> Result:
     """Write the model, the table and the report of an ensemble from what its folds left."""
     from headstart.deploy import load_bundle
@@ -84,7 +89,7 @@ def put_together(
     bundles = [load_bundle(fold.path / "model") for fold in results]
     thresholds = _thresholds(out_of_fold, metric)
     test = None if not tests else average(tests).with_thresholds(thresholds)
-    with narrator.progress("writing the model and the report"):
+    with narrator.progress("writing the model"):
         summary = summary_of_folds(
             data, steps, [fold.summary for fold in results], out_of_fold, test, thresholds, clock.elapsed
         )
@@ -95,17 +100,66 @@ def put_together(
         plan.to_yaml(folder / "plan.yaml")
         if data.audit is not None:
             data.audit.write_quarantine(folder / "quarantine.csv")
-        _finish(folder, data, table, summary)
+        _save_pictures(folder, data, table)
+    summary |= _look_back(data, body, folder, narrator, table, out_of_fold, clock, device)
+    _report(folder, summary)
     return Result(folder.path, steps, probe, out_of_fold, out_of_fold if test is None else test, summary)
 
 
-def _finish(folder: RunFolder, data: ImageData, table: Predictions, summary: dict[str, Any]) -> None:
-    from headstart.evaluation import rows_to_picture, write_report
+def _save_pictures(folder: RunFolder, data: ImageData, table: Predictions) -> None:
+    from headstart.evaluation import rows_to_picture
 
     for row in rows_to_picture(table):
         folder.save_picture(f"pictures/{row}.jpg", data.picture(int(table.rows[row])))
+
+
+def _report(folder: RunFolder, summary: dict[str, Any]) -> None:
+    from headstart.evaluation import write_report
+
     folder.save_json("summary.json", summary)
     write_report(folder.path)
+
+
+def _look_back(
+    data: ImageData,
+    body: Body,
+    folder: RunFolder,
+    narrator: Narrator,
+    table: Predictions,
+    out_of_fold: Predictions,
+    clock: Clock,
+    device: str,
+) -> dict[str, Any]:
+    """Write what the report shows beside the figures, and return what the summary keeps; see `afterwards`.
+
+    Labels are doubted by the networks that never saw the picture; on the map lies what the frozen body sees,
+    since each network was trained on most of the pictures.
+    """
+    from headstart.recipe.diagnosing import (
+        as_summary,
+        left_out_if_it_fails,
+        save_heat_of_bundle,
+        save_map,
+        slices_in,
+    )
+    from headstart.recipe.doubting import write_doubts
+
+    added: dict[str, Any] = {}
+    with left_out_if_it_fails("slices", narrator.say):
+        added["slices"] = as_summary(slices_in(out_of_fold, data.columns))
+    with left_out_if_it_fails("label doubts", narrator.say):
+        added["doubts"] = write_doubts(folder, data, out_of_fold)
+    with left_out_if_it_fails("heat maps", narrator.say), narrator.progress("looking for where it looks"):
+        save_heat_of_bundle(folder, table, data.samples, device=device, in_time=lambda: clock.left() > 0)
+    if not body.from_scratch and clock.left() > 0:
+        with left_out_if_it_fails("places on a map", narrator.say):
+            data, engine, identity = frozen_body(data, body, device=device)
+            splits = [split for split in ("train", "valid") if len(data.rows(split))]
+            parts = [data.activations(split, engine, identity) for split in splits]
+            features = np.concatenate([np.asarray(part.features, np.float32) for part in parts])
+            rows = np.concatenate([part.index for part in parts])
+            save_map(folder, table, features.reshape(len(rows), -1), rows, seed=data.seed)
+    return dict(plain(added)) | {"seconds": round(clock.elapsed, 3)}
 
 
 def _joined(parts: list[Predictions], split: str) -> Predictions:

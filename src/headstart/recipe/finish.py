@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import signal
 import sys
 import time
@@ -27,6 +28,7 @@ from headstart.evaluation import (
 )
 from headstart.processes import current
 from headstart.recipe.deciding import Decided, decide, scaled_by_class
+from headstart.recipe.folder import plain
 from headstart.recipe.result import Result, StepResult
 from headstart.recipe.verdict import gain_in_log_loss, pays
 from headstart.types import Task
@@ -67,9 +69,22 @@ def finish(steps: EightSteps) -> Result:
     }
     policy = "flips" if averaged is not None else None
     summary = _summary(steps, final, calibration, policy, valid) | decided.to_dict()
+    # Not before: the first figure would wait for what this imports.
+    from headstart.recipe.afterwards import frozen_features, look_back
+
+    frozen = frozen_features(steps)
+    added: dict[str, Any] = {}
     if current().first:
-        with steps.narrator.progress("writing the model and the report"):
-            _write(steps, valid, test, summary, decided, temperature=calibration.temperature, final=final)
+        with steps.narrator.progress("writing the model"):
+            table = _write(
+                steps, valid, test, summary, decided, temperature=calibration.temperature, final=final
+            )
+        added = look_back(steps, fair, table, decided.seen, frozen) | {
+            "seconds": round(steps.clock.elapsed, 3)
+        }
+    summary |= json.loads(current().said(json.dumps(plain(added)))[0])
+    if current().first:
+        _report(steps, summary)
     for line in steps.data.lost.lines() if steps.data.lost is not None else []:
         steps.narrator.say(line)
     return Result(
@@ -92,8 +107,8 @@ def _write(
     *,
     temperature: float,
     final: Mapping[str, Mapping[str, Interval] | None],
-) -> None:
-    """Write the bundle, the tables, the pictures and the report."""
+) -> Predictions:
+    """Write the bundle, the tables and the pictures; return what predictions.csv holds."""
     steps.learner.export(
         steps.folder / "model",
         temperature=temperature,
@@ -119,6 +134,10 @@ def _write(
     if steps.data.audit is not None:
         steps.data.audit.write_quarantine(steps.folder / "quarantine.csv", steps.data.lost)
     _save_pictures(steps, table)
+    return table
+
+
+def _report(steps: EightSteps, summary: dict[str, Any]) -> None:
     steps.folder.save_json("summary.json", summary)
     # Not before: what makes the report takes 30 ms to import, which the first figure would wait for.
     from headstart.evaluation import write_report

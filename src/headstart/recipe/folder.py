@@ -50,8 +50,12 @@ class RunFolder:
         "augmentation.jpg",
         "report.html",
         "folds.json",
+        "embedding.json",
     )
-    FOLDERS = ("model", "pictures", "progress", "snapshots", "folds", "tensorboard", "wandb", "mlflow")
+    FOLDERS = (
+        *("model", "pictures", "doubts", "progress", "snapshots", "folds"),
+        *("tensorboard", "wandb", "mlflow"),
+    )
 
     def __init__(self, path: Path, *, replace: bool = False, goes_on: bool = False) -> None:
         self.path = self.shared = path

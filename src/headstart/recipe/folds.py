@@ -100,7 +100,7 @@ def train_folds(
                     narrator.say(f"  stopped in fold {number + 1} of {options.count}")
                     return replace(result, folder=folder.path)
             results.append(FoldRun.read(path, own, division.held_out(number)))
-        made = put_together(data, plan, folder, narrator, results, clock)
+        made = put_together(data, plan, body, folder, narrator, results, clock, device=options.device)
         journal.end()
     return made
 

@@ -265,3 +265,51 @@ def test_judging_counts_sets_and_strangers() -> None:
     assert found.none_of_these is not None
     assert found.none_of_these.value == 0.25
     assert found.classes[0].f1_ends[0] <= found.classes[0].f1 <= found.classes[0].f1_ends[1]
+
+
+def test_what_was_measured_and_what_entered_the_head_stands_beside_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model()
+    rows = np.random.default_rng(0).gamma(2.0, size=(80, model.feature_count))
+    novelty = fit_novelty(rows, rows[:50])
+    assert novelty is not None
+    samples = samples_in(tmp_path / "p", CLASSES, count=12)
+    (samples.root / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n no picture")
+    chosen = replace(samples, split=np.array(["train", "valid"] * 6))
+    with saved_with(tmp_path / "m", novelty=novelty.novelty) as predictor:
+        found = evaluate(predictor, chosen, part="train")
+        monkeypatch.setattr("headstart.deploy.predictor.MOST_FEATURES", 3)
+        some = evaluate(predictor, chosen, part="train")
+    assert [None if each is None else (each.height, each.width, each.format) for each in found.facts] == [
+        None if row == 4 else (*picture(row).shape[:2], "PNG") for row in (0, 2, 4, 6, 8, 10)
+    ]
+    brightness = [each.brightness for each in found.facts if each is not None]
+    np.testing.assert_allclose(brightness[0], picture(0)[::4].mean(), atol=0.5)
+    assert found.feature_rows is not None
+    assert found.features is not None
+    assert found.feature_rows.tolist() == [0, 2, 6, 8, 10]
+    expected = features_of(model, [picture(row) for row in found.feature_rows])
+    np.testing.assert_allclose(found.features, expected, atol=1e-4)
+    # Every second one, where three of six are kept; the one that cannot be read is not replaced.
+    assert some.feature_rows is not None
+    assert some.feature_rows.tolist() == [0, 8]
+    # A bundle that does not ask for features gives none.
+    with saved_with(tmp_path / "plain") as predictor:
+        assert evaluate(predictor, chosen, part="train").features is None
+
+
+def test_rows_of_a_table_are_explained_each_by_a_label_of_its_own(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    samples = samples_in(tmp_path / "p", CLASSES, count=3)
+    labels = [CLASSES[2], CLASSES[0], CLASSES[2]]
+    found = list(predictor.explain(samples, label=labels))
+    assert [each.label for each in found] == labels
+    for row, label in enumerate(labels):
+        (alone,) = predictor.explain(samples.root / f"{row}.png", label=label)
+        assert found[row].heat is not None
+        assert alone.heat is not None
+        np.testing.assert_allclose(found[row].heat, alone.heat, atol=1e-4)
+    with pytest.raises(UsageError, match="no class 'none'"):
+        next(predictor.explain(samples, label=["none"] * 3))

@@ -235,3 +235,15 @@ def test_an_average_of_other_rows_is_refused_and_a_failed_row_stays_failed() -> 
         average([one, one], [1.0])
     failed = table(status=np.array(["", "TRUNCATED", "", "", "", ""]))
     assert average([one, failed]).statuses.tolist() == failed.statuses.tolist()
+
+
+def test_rows_of_a_known_class_stay_known_beside_a_table_without_any(tmp_path: Path) -> None:
+    known = Predictions([[2.0, 0.0], [0.0, 1.0]], ("cat", "dog"), targets=[0, 0], paths=("a", "b"))
+    unknown = Predictions([[1.0, 0.0]], ("cat", "dog"), paths=("c",))
+    for parts in ([known, unknown], [unknown, known]):
+        together = concatenate(parts)
+        assert together.scored_rows.sum() == 2
+        together.to_csv(tmp_path / "predictions.csv")
+        read = Predictions.from_csv(tmp_path / "predictions.csv")
+        assert read.scored_rows.tolist() == together.scored_rows.tolist()
+    assert concatenate([unknown, unknown]).targets is None

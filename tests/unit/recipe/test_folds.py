@@ -17,7 +17,7 @@ from headstart import augment as augmentation
 from headstart.data import Samples, scan_folder
 from headstart.deploy import load_predictor
 from headstart.errors import ConfigError, DataError, UsageError
-from headstart.evaluation import Predictions, average
+from headstart.evaluation import Predictions, average, rows_to_explain
 from headstart.imagedata import FeaturePool, ImageData
 from headstart.models import OnnxEngine
 from headstart.processes import Ranks
@@ -149,6 +149,25 @@ def test_the_report_and_the_summary_show_each_fold(whole: tuple[Result, int]) ->
     assert "fold 3" in report
     assert "on out-of-fold pictures" in report
     assert "spread over 3 folds" in report
+
+
+def test_an_ensemble_leaves_heat_doubts_and_a_map_of_what_each_network_never_saw(
+    whole: tuple[Result, int],
+) -> None:
+    result = whole[0]
+    summary = json.loads((result.folder / "summary.json").read_text("utf-8"))
+    assert summary["slices"] == result.summary["slices"]
+    assert summary["doubts"]["pictures"] == 48
+    for each in summary["doubts"]["examples"]:
+        assert (result.folder / each["picture"]).is_file()
+        row = (result.valid.paths or ()).index(each["path"])
+        number = result.valid.classes.index(each["suggested"])
+        assert each["probability"] == pytest.approx(result.valid.probabilities[row, number])
+    heat = {int(path.name.split("_")[0]) for path in result.folder.glob("pictures/*_heat.jpg")}
+    assert heat
+    assert heat <= set(rows_to_explain(result.valid).tolist())
+    place = json.loads((result.folder / "embedding.json").read_text("utf-8"))
+    assert place["rows"] == list(range(48))
 
 
 def test_it_goes_on_with_the_first_fold_that_is_not_finished(
