@@ -16,6 +16,7 @@ from headstart.augment import POLICIES as TTA_POLICIES
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data.colours import WHITE, Background
 from headstart.deploy import reading as read
+from headstart.deploy.about import About, about_from
 from headstart.errors import ConfigError
 from headstart.evaluation import SET_METHODS, SetRule
 from headstart.types import Size, Task
@@ -38,7 +39,13 @@ _OWN_FILE = re.compile(rf"{_FILE.pattern}|novelty\.safetensors")
 NOVELTY_FILE = "novelty.safetensors"
 # Fields that came later, and what stands for them in a bundle that has none: they are written only where they
 # say something else. So an older headstart reads whatever it understands, and refuses the rest by name.
-_LATER: Mapping[str, object] = {"tta_policy": "flip", "scaling": None, "sets": None, "novelty": None}
+_LATER: Mapping[str, object] = {
+    "tta_policy": "flip",
+    "scaling": None,
+    "sets": None,
+    "novelty": None,
+    "about": None,
+}
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class Manifest:
     class's logit after the temperature. `sets`: how sets of classes are made. `novelty`: by what a picture
     is called none of the classes.
     `metrics`: name → {"value", "low", "high"}, with the ends of the 95 % interval. `data`: the
-    fingerprint of the pictures that it learned from.
+    fingerprint of the pictures that it learned from. `about`: what only people read: the model card says it.
     """
 
     members: tuple[Member, ...]
@@ -144,6 +151,7 @@ class Manifest:
     scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     sets: SetRule | None = None
     novelty: NoveltyRule | None = None
+    about: About | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON can hold it; `manifest_from` reads it back."""
@@ -178,7 +186,7 @@ def manifest_from(value: object) -> Manifest:
         else read.numbers(thresholds, "thresholds", len(classes), 0.0, 1.0),
         views=read.choice(fields["views"], "views", VIEWS),
         tta=read.boolean(fields["tta"], "tta"),
-        metrics=_metrics(fields["metrics"]),
+        metrics=read.figures(fields["metrics"], "metrics"),
         data=read.text(fields["data"], "data"),
         headstart=read.text(fields["headstart"], "headstart"),
         files=_files(fields["files"]),
@@ -186,6 +194,7 @@ def manifest_from(value: object) -> Manifest:
         scaling=_scaling(fields["scaling"], len(classes)),
         sets=_sets(fields["sets"]),
         novelty=_novelty(fields["novelty"]),
+        about=about_from(fields["about"], len(classes)),
     )
     _check_together(manifest)
     return manifest
@@ -262,21 +271,6 @@ def _classes(value: object) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise read.wrong("classes", "hold a name twice")
     return names
-
-
-def _metrics(value: object) -> dict[str, dict[str, float | None]]:
-    if not isinstance(value, dict) or len(value) > 1000:
-        raise read.wrong("metrics", "are not a table of up to 1000")
-    ends = ("value", "low", "high")
-    found: dict[str, dict[str, float | None]] = {}
-    for name, interval in value.items():
-        if not isinstance(interval, dict) or not set(interval) <= set(ends) or "value" not in interval:
-            raise read.wrong(f"metrics[{name[:40]!r}]", "is not a value with the ends of its interval")
-        found[read.text(name, "metrics", 1)] = {
-            end: None if number is None else read.number(number, "metrics", -1e30, 1e30)
-            for end, number in interval.items()
-        }
-    return found
 
 
 def _files(value: object) -> dict[str, FileRecord]:

@@ -1,4 +1,4 @@
-"""Reading strictly: values of parsed JSON that are of the right kind and in range, or an error that names them."""
+"""Reading strictly: values of parsed JSON of the right kind and in range, or an error that names them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from headstart.errors import ConfigError
 
 MAX_NAME = 1000
 """No name or text of a manifest is longer."""
+
+ENDS = ("value", "low", "high")
 
 
 def wrong(name: str, fault: str) -> ConfigError:
@@ -88,3 +90,18 @@ def number(value: object, name: str, low: float, high: float) -> float:
 def numbers(value: object, name: str, count: int, low: float, high: float) -> tuple[float, ...]:
     """Return so many finite numbers from `low` to `high`."""
     return tuple(number(item, name, low, high) for item in several(value, name, count, count))
+
+
+def figures(value: object, name: str) -> dict[str, dict[str, float | None]]:
+    """Return a table of up to 1,000 names, each with a value and the ends of its interval, which may lack."""
+    if not isinstance(value, dict) or len(value) > 1000:
+        raise wrong(name, "are not a table of up to 1000")
+    found: dict[str, dict[str, float | None]] = {}
+    for key, interval in value.items():
+        if not isinstance(interval, dict) or not set(interval) <= set(ENDS) or "value" not in interval:
+            raise wrong(f"{name}[{key[:40]!r}]", "is not a value with the ends of its interval")
+        found[text(key, name, 1)] = {
+            end: None if given is None else number(given, name, -1e30, 1e30)
+            for end, given in interval.items()
+        }
+    return found
