@@ -31,6 +31,8 @@ _PARTS = {"train": "training", "valid": "validation", "test": "test", "folds": "
 # These are not shares of anything, and stand as numbers.
 _NUMBERS = frozenset({"log_loss", "brier", "cohen_kappa", "matthews"})
 
+_TITLES = {"macro_f1": "macro F1", "micro_f1": "micro F1", "roc_auc": "ROC AUC", "brier": "Brier score"}
+
 Figure = Mapping[str, float | None]
 
 
@@ -102,7 +104,7 @@ def _uses(manifest: Manifest, about: About) -> Iterator[str]:
     few = [name for name, count in zip(manifest.classes, judged, strict=False) if count < FEW]
     if few:
         points.append(
-            f"{_some(few)} had fewer than {FEW} pictures to judge by: how well these are told is hardly known."
+            f"{_some(few)} had fewer than {FEW} pictures to judge by: how well those are told is uncertain."
         )
     yield _listed(points)
 
@@ -215,7 +217,7 @@ def _training(manifest: Manifest, about: About) -> Iterator[str]:
         yield "A step that did not pay was undone." + (
             " A gain is a fall of the validation log loss, with its 95% interval." if measured else ""
         )
-        yield table(["step", "", "epochs", "gain"], map(_step, about.steps), left=2)
+        yield table(["step", "outcome", "epochs", "gain"], map(_step, about.steps), left=2)
     else:
         yield "The steps of its training are not recorded."
     if about.settings:
@@ -236,7 +238,10 @@ def _step(step: TrainingStep) -> list[str]:
 
 def _usage(manifest: Manifest, about: About) -> Iterator[str]:
     files = sorted({"manifest.json", *manifest.files})
-    yield f"Put {_and([code(file) for file in files])} into a folder, here `model`, with nothing else in it."
+    yield (
+        f"Put {_and([code(file) for file in files])} into a folder, here `model`, with nothing else but this "
+        "page; where they lie on the hub, `hf download OWNER/NAME --local-dir model` does so."
+    )
     yield "```sh\npip install headstart\nheadstart predict model pictures/\n```"
     yield (
         '```python\nimport headstart as hs\n\npredictor = hs.load("model")\n'
@@ -322,7 +327,7 @@ def _and(words: Sequence[str]) -> str:
 
 
 def _title(name: str) -> str:
-    words = name.replace("_", " ").replace("roc auc", "ROC AUC")
+    words = _TITLES.get(name) or name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
 

@@ -30,12 +30,20 @@ def about_run(summary: Mapping[str, Any], augmentation: str) -> About:
         pictures={part: sum(count) for part, count in pictures.items() if sum(count)},
         counts=counts,
         out_of_fold=bool(folds and folds["out_of_fold"]),
-        note=str(summary["final"]["note"])[:MAX_NAME],
+        note=_note(summary)[:MAX_NAME],
         decided=_decided(summary),
         steps=tuple(_step(step) for step in summary["steps"][:MOST_STEPS]),
         settings={name: text[:MAX_NAME] for name, text in {**known, "augmentation": augmentation}.items()},
         versions=summary["versions"],
     )
+
+
+def _note(summary: Mapping[str, Any]) -> str:
+    """What the figures are worth; the summary's own words but for advice to whoever trained it."""
+    if summary["final"]["test"] is not None:
+        return str(summary["final"]["note"])
+    choices = sum(step["kept"] is not None for step in summary["steps"])
+    return f"It was chosen among {choices} by these validation figures, so they are a little optimistic."
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
