@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from headstart.deploy.about import About, TrainingStep
-from headstart.deploy.card_header import figures_by_part, front_matter, hub_models, licences, model_name
+from headstart.deploy.card_header import (
+    figures_by_part,
+    front_matter,
+    hub_models,
+    is_out_of_fold,
+    licences,
+    model_name,
+)
 from headstart.deploy.manifest import Manifest, Member
 from headstart.deploy.markdown import code, plain, table
 from headstart.errors import ConfigError
@@ -76,7 +83,7 @@ def _of_part(part: str, about: About) -> str:
     """Words for the pictures that a figure is of, with how many they are, where that is known."""
     if not part:
         return ""
-    of_folds = part == "test" and about.out_of_fold
+    of_folds = is_out_of_fold(part, about)
     count = about.pictures.get("folds" if of_folds else part)
     words = "out-of-fold" if of_folds else _PARTS[part]
     return f" on {words} pictures" if count is None else f" on {count:,} {words} pictures"

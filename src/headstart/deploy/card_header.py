@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from headstart.deploy.about import About
 from headstart.deploy.manifest import Manifest
 from headstart.deploy.markdown import one_line
 from headstart.types import Task
@@ -90,6 +91,13 @@ def figures_by_part(manifest: Manifest) -> dict[str, dict[str, dict[str, float |
     return {part: found[part] for part in TOLD_PARTS if part in found}
 
 
+def is_out_of_fold(part: str, about: About | None) -> bool:
+    """Tell whether figures that are called those of a part are of folds, each by what never saw it."""
+    if about is None or "folds" not in about.pictures:
+        return False
+    return part == ("test" if about.out_of_fold else "valid")
+
+
 def hub_models(manifest: Manifest) -> list[str]:
     """Return the hub's names of the models whose weights training began with, each once."""
     sources = [member.weights.source for member in manifest.members]
@@ -146,9 +154,7 @@ def _results(manifest: Manifest) -> Iterator[dict[str, Any]]:
 
 
 def _dataset(manifest: Manifest, part: str) -> dict[str, str]:
-    split = _SPLITS.get(part, "")
-    if part == "test" and manifest.about is not None and manifest.about.out_of_fold:
-        split = "out-of-fold"
+    split = "out-of-fold" if is_out_of_fold(part, manifest.about) else _SPLITS.get(part, "")
     return {
         "type": "imagefolder",
         "name": "own pictures",

@@ -165,6 +165,12 @@ def test_figures_of_folds_are_not_called_those_of_a_test_part() -> None:
     assert head_of(card)["model-index"][0]["results"][0]["dataset"]["split"] == "out-of-fold"
     assert "160 out-of-fold pictures" in text_of(card)
     assert "test pictures" not in text_of(card)
+    both = {"valid accuracy": {"value": 0.9}, "test accuracy": {"value": 0.8}}
+    pictures = {"folds": 160, "test": 30}
+    apart = replace(ENSEMBLE, metrics=both, about=replace(ABOUT, out_of_fold=False, pictures=pictures))
+    (entry,) = head_of(model_card(apart))["model-index"]
+    assert [result["dataset"]["split"] for result in entry["results"]] == ["test", "out-of-fold"]
+    assert "30 test pictures" in text_of(model_card(apart))
 
 
 def test_without_figures_there_is_no_index_and_the_card_says_how_to_get_them() -> None:
