@@ -236,7 +236,7 @@ def _training(manifest: Manifest, about: About) -> Iterator[str]:
 def _step(step: TrainingStep) -> list[str]:
     gain = step.gain.get("value")
     return [
-        plain(step.name),
+        plain(_title(step.name)),
         {True: "kept", False: "undone", None: ""}[step.kept],
         str(step.epochs or ""),
         "" if gain is None else f"{gain:+.3f}{_ends('log_loss', step.gain)}",

@@ -32,7 +32,10 @@ def about_run(summary: Mapping[str, Any], augmentation: str) -> About:
         out_of_fold=bool(folds and folds["out_of_fold"]),
         note=_note(summary)[:MAX_NAME],
         decided=_decided(summary),
-        steps=tuple(_step(step) for step in summary["steps"][:MOST_STEPS]),
+        # Those that change nothing by themselves, such as looking for a rate, are for the report.
+        steps=tuple(_step(step) for step in summary["steps"] if step["kept"] is not None or step["epochs"])[
+            :MOST_STEPS
+        ],
         settings={name: text[:MAX_NAME] for name, text in {**known, "augmentation": augmentation}.items()},
         versions=summary["versions"],
     )

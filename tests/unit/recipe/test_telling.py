@@ -38,6 +38,7 @@ SUMMARY: dict[str, Any] = {
     },
     "steps": [
         {"name": "Probe", "kept": True, "epochs": 0, "gain": None},
+        {"name": "Unfreeze", "kept": None, "epochs": 0, "gain": None},
         {
             "name": "whole network",
             "kept": False,
