@@ -78,10 +78,17 @@ class Bank:
 
     def _look(self, view: Prepare) -> NDArray[np.float32]:
         values = np.zeros((len(self.data.samples), self._learner.model.feature_count), np.float32)
+        looked_at = np.zeros(len(values), bool)
         for split in ("train", "valid"):
             source = self.data.source(split, prepare=view)
             for batch in ActivationSource(source, self._learner.engine()).epoch(0):
                 values[batch.index] = np.asarray(batch.inputs)
+                looked_at[batch.index] = True
+        if not looked_at.all():
+            # Features of nothing would train the probe and be judged.
+            raise SystemExit(
+                f"{(~looked_at).sum()} pictures of {self.dataset} cannot be read: mend them first"
+            )
         return values
 
 
@@ -162,11 +169,27 @@ def report(options: argparse.Namespace) -> None:
         if len(arms) > 1
     }
     text = markdown(results, views)
-    write_row(
-        CLAIM, {**results, "views": views}, n=count, name="tta", spreads=spreads, folder=options.results
-    )
+    row = {**results, "views": views, "claimed": claimed(results)}
+    write_row(CLAIM, row, n=count, name="tta", spreads=spreads, folder=options.results)
     (options.results / "tta.md").write_text(text)
     print(text)
+
+
+def claimed(results: dict[str, Any]) -> dict[str, list[str]]:
+    """Say of each set which policies are better or worse than the plain view, each figure by its interval.
+
+    Of fifty intervals (five policies, two figures, four sets and all of them) two or three exclude zero by
+    chance alone: what only one set shows is to be read so.
+    """
+    told: dict[str, list[str]] = {}
+    for dataset, arms in results.items():
+        for name, row in arms.items():
+            for figure in ("gain in accuracy", "gain in log loss"):
+                gain = row[figure]
+                if gain["low"] > 0 or gain["high"] < 0:
+                    word = "better" if gain["low"] > 0 else "worse"
+                    told.setdefault(dataset, []).append(f"{name}: {word}, {figure}")
+    return told
 
 
 def markdown(results: dict[str, Any], views: dict[str, dict[str, int]]) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from headstart.activations import Activations
 from headstart.augment import Mixing, mirrors, policy_views, symmetries_of
 from headstart.augment.mixing import Kind
-from headstart.deploy import Manifest, member_of, save_bundle
+from headstart.deploy import About, Manifest, member_of, save_bundle
 from headstart.deploy.explaining import explained
 from headstart.errors import ConfigError, UsageError
 from headstart.evaluation import (
@@ -777,6 +777,7 @@ class Learner:
         sets: SetRule | None = None,
         novelty: Novelty | None = None,
         metrics: Mapping[str, Mapping[str, float | None]] | None = None,
+        about: About | None = None,
         members: Sequence[Mapping[str, torch.Tensor]] = (),
         replace: bool = False,
     ) -> Path:
@@ -785,8 +786,9 @@ class Learner:
         `temperature` divides the logits, and `scaling` (2, classes) then multiplies and shifts each;
         `thresholds` (tags,) decide about tags; `sets` and `novelty` say which classes a picture may be of,
         and whether of any (see `evaluation.fit_sets` and `fit_novelty`); with `tta` predictions
-        are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` are
-        kept for those who read the manifest. `members`: states of this network (see `state`) that make an
+        are averaged over the views that the augmentation allows, unless asked otherwise; `metrics` (such as
+        "valid accuracy") and `about` are what the model card says; without `about`, it tells how many
+        pictures there were. `members`: states of this network (see `state`) that make an
         ensemble, whose probabilities are averaged; without any, the network as it is. The bundle is read
         back and compared before it takes its place. Raises `OutputError` when `path` exists and is not to be
         replaced, `UsageError` for a body or head of one's own.
@@ -816,9 +818,19 @@ class Learner:
             data=self.data.samples.fingerprint(),
             scaling=None if scaling is None else _pair(np.asarray(scaling, np.float64)),
             sets=sets,
+            about=about or _about(self.data),
         )
         save_bundle(folder, models, manifest, novelty=novelty, replace_old=replace)
         return folder
+
+
+def _about(data: ImageData) -> About:
+    """What is known of data without a recipe: how many pictures there are, by part and class."""
+    known = data.counts
+    return About(
+        pictures={part: len(data.rows(part)) for part in known},
+        counts={part: tuple(counts[name] for name in data.classes) for part, counts in known.items()},
+    )
 
 
 def _pair(rows: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -62,6 +62,11 @@ def test_train_writes_the_whole_run_folder(make_folder, weights, tmp_path, capsy
     summary = json.loads(capsys.readouterr().out)
     for name in ("model/manifest.json", "report.html", "history.jsonl", "predictions.csv", "plan.yaml"):
         assert (out / name).is_file(), name
+    card = (out / "model" / "README.md").read_text("utf-8")
+    assert f"| `мухи` | {summary['data']['counts']['train']['мухи']} |" in card
+    assert "Accuracy" in card
+    named = {*(path.name for path in pictures.rglob("*") if path.is_file()), pictures.name, str(tmp_path)}
+    assert not [name for name in named if name in card], "a card names no picture and no folder"
     numbers = [step["number"] for step in summary["steps"]]
     assert numbers[0] == 0
     assert {1, 2, 3, 4, 5, 6, 7, 8, 9, 10} <= set(numbers)

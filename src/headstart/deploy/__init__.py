@@ -9,13 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headstart.deploy.about import About, TrainingStep
     from headstart.deploy.bundle import Bundle, load_bundle, member_of, read_manifest, save_bundle
+    from headstart.deploy.card import model_card
     from headstart.deploy.evaluating import Evaluated, evaluate
     from headstart.deploy.manifest import Head, Manifest, Member, Preprocessing, Provenance
     from headstart.deploy.predictor import Predictor, Seen, load_predictor
 
 _HOMES = {
+    "about": ("About", "TrainingStep"),
     "bundle": ("Bundle", "load_bundle", "member_of", "read_manifest", "save_bundle"),
+    "card": ("model_card",),
     "evaluating": ("Evaluated", "evaluate"),
     "manifest": ("Head", "Manifest", "Member", "Preprocessing", "Provenance"),
     "predictor": ("Predictor", "Seen", "load_predictor"),
@@ -23,6 +27,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "About",
     "Bundle",
     "Evaluated",
     "Head",
@@ -32,10 +37,12 @@ __all__ = [
     "Preprocessing",
     "Provenance",
     "Seen",
+    "TrainingStep",
     "evaluate",
     "load_bundle",
     "load_predictor",
     "member_of",
+    "model_card",
     "read_manifest",
     "save_bundle",
 ]

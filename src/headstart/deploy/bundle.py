@@ -3,9 +3,12 @@
     model/
         manifest.json        everything but the weights, with the hash and the size of every file
         model.safetensors    the weights
+        README.md            the model card: words for people, which may be edited
 
 Loading it runs nothing that came with it. A folder with anything else in it, with a link, with one
-byte changed, or with weights that do not fit what the manifest says is refused.
+byte changed, or with weights that do not fit what the manifest says is refused. Only the card is not sealed,
+as nothing is computed from it: it may be changed or missing, and must be UTF-8 text of at most 1 MiB. What
+the hub's own tools leave beside it (`LEFT_BY_TOOLS`) is not looked at.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headstart.deploy.card import CARD, check_card, model_card
 from headstart.deploy.manifest import (
     NOVELTY_FILE,
     FileRecord,
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
     from headstart.models import Backbone, Classifier
 
 MANIFEST = "manifest.json"
+LEFT_BY_TOOLS = frozenset({".gitattributes", ".git", ".cache"})
+"""What `git clone` and `hf download` put into a folder beside the files of a model."""
 MAX_MANIFEST_BYTES = 16 * 2**20
 NAMED = 5
 """Of the differences between weights and what they should be, so many are named."""
@@ -151,7 +157,7 @@ def save_bundle(
     novelty: Novelty | None = None,
     replace_old: bool = False,
 ) -> Manifest:
-    """Write networks and their manifest as a bundle, read it back, and only then put it in its place.
+    """Write networks, manifest and card as a bundle, read it back, and only then put it in its place.
 
     `models` belong to `manifest.members`, one each. File names, hashes, sizes and the version are
     filled in; the manifest as it was written is returned. Raises `OutputError` when `folder` exists
@@ -178,6 +184,7 @@ def save_bundle(
             rule = NoveltyRule(novelty.limit, novelty.rate)
         written = replace(manifest, members=tuple(members), files=files, headstart=_version(), novelty=rule)
         write_atomic(temporary / MANIFEST, seal(written.to_dict()))
+        write_atomic(temporary / CARD, model_card(written).encode())
         for model, again in zip(models, load_bundle(temporary).models, strict=True):
             _check_same(model, again)
     return written
@@ -239,6 +246,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     manifest = manifest_from(_unseal(read_capped(path, MAX_MANIFEST_BYTES), path))
     del sizes[MANIFEST]
+    if sizes.pop(CARD, None) is not None:
+        check_card(folder / CARD)
     if unknown := sorted(set(sizes) - set(manifest.files)):
         hint = (
             NO_PICKLE if any(_is_pickle(folder / name) for name in unknown) else "remove what is not its own"
@@ -253,12 +262,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
-    """The size of every file; links, folders and devices are refused."""
+    """The size of every file but what tools leave; links, other folders and devices are refused."""
     try:
         if folder.is_file():
             hint = NO_PICKLE if _is_pickle(folder) else "give the folder that was exported"
             raise ConfigError(f"{folder} is no bundle: a bundle is a folder", hint)
-        found = {path.name: path.lstat() for path in folder.iterdir()}
+        found = {path.name: path.lstat() for path in folder.iterdir() if path.name not in LEFT_BY_TOOLS}
     except OSError as error:
         raise InputMissingError(f"the bundle {folder} cannot be read: {error.strerror}") from error
     if strange := sorted(name for name, status in found.items() if not stat.S_ISREG(status.st_mode)):

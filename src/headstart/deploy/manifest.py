@@ -7,15 +7,16 @@ are looked up in closed lists, and every number has a range.
 from __future__ import annotations
 
 import itertools
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast, get_args
 
 from headstart.augment import POLICIES as TTA_POLICIES
 from headstart.augment.warp import Interpolation, Policy
 from headstart.data.colours import WHITE, Background
+from headstart.deploy import reading as read
+from headstart.deploy.about import About, about_from
 from headstart.errors import ConfigError
 from headstart.evaluation import SET_METHODS, SetRule
 from headstart.types import Size, Task
@@ -28,7 +29,6 @@ INTERPOLATIONS = get_args(Interpolation)
 HEADS = ("linear", "course")
 
 MAX_CLASSES = 50_000
-MAX_NAME = 1000
 MAX_MEMBERS = 64
 
 # timm's own spelling of a model, with an optional tag; it leaves no room for `hf-hub:` or a path.
@@ -39,7 +39,13 @@ _OWN_FILE = re.compile(rf"{_FILE.pattern}|novelty\.safetensors")
 NOVELTY_FILE = "novelty.safetensors"
 # Fields that came later, and what stands for them in a bundle that has none: they are written only where they
 # say something else. So an older headstart reads whatever it understands, and refuses the rest by name.
-_LATER: Mapping[str, object] = {"tta_policy": "flip", "scaling": None, "sets": None, "novelty": None}
+_LATER: Mapping[str, object] = {
+    "tta_policy": "flip",
+    "scaling": None,
+    "sets": None,
+    "novelty": None,
+    "about": None,
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ class Manifest:
     class's logit after the temperature. `sets`: how sets of classes are made. `novelty`: by what a picture
     is called none of the classes.
     `metrics`: name → {"value", "low", "high"}, with the ends of the 95 % interval. `data`: the
-    fingerprint of the pictures that it learned from.
+    fingerprint of the pictures that it learned from. `about`: what only people read: the model card says it.
     """
 
     members: tuple[Member, ...]
@@ -145,6 +151,7 @@ class Manifest:
     scaling: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     sets: SetRule | None = None
     novelty: NoveltyRule | None = None
+    about: About | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON can hold it; `manifest_from` reads it back."""
@@ -163,28 +170,31 @@ def manifest_from(value: object) -> Manifest:
             f"the bundle has schema {str(value.get('schema'))[:40]!r}; this headstart reads {SCHEMA}",
             "upgrade headstart",
         )
-    fields = _fields(value, "manifest", Manifest, later=_LATER)
+    fields = read.fields(value, "manifest", Manifest, later=_LATER)
     classes = _classes(fields["classes"])
     thresholds = fields["thresholds"]
     manifest = Manifest(
         members=tuple(
             _member(item, f"members[{number}]")
-            for number, item in enumerate(_list(fields["members"], "members", 1, MAX_MEMBERS))
+            for number, item in enumerate(read.several(fields["members"], "members", 1, MAX_MEMBERS))
         ),
         classes=classes,
-        task=Task(_choice(fields["task"], "task", [str(task) for task in Task])),
-        temperature=_number(fields["temperature"], "temperature", 0.01, 100.0),
-        thresholds=None if thresholds is None else _numbers(thresholds, "thresholds", len(classes), 0.0, 1.0),
-        views=_choice(fields["views"], "views", VIEWS),
-        tta=_boolean(fields["tta"], "tta"),
-        metrics=_metrics(fields["metrics"]),
-        data=_text(fields["data"], "data"),
-        headstart=_text(fields["headstart"], "headstart"),
+        task=Task(read.choice(fields["task"], "task", [str(task) for task in Task])),
+        temperature=read.number(fields["temperature"], "temperature", 0.01, 100.0),
+        thresholds=None
+        if thresholds is None
+        else read.numbers(thresholds, "thresholds", len(classes), 0.0, 1.0),
+        views=read.choice(fields["views"], "views", VIEWS),
+        tta=read.boolean(fields["tta"], "tta"),
+        metrics=read.figures(fields["metrics"], "metrics"),
+        data=read.text(fields["data"], "data"),
+        headstart=read.text(fields["headstart"], "headstart"),
         files=_files(fields["files"]),
-        tta_policy=_choice(fields["tta_policy"], "tta_policy", tuple(TTA_POLICIES)),
+        tta_policy=read.choice(fields["tta_policy"], "tta_policy", tuple(TTA_POLICIES)),
         scaling=_scaling(fields["scaling"], len(classes)),
         sets=_sets(fields["sets"]),
         novelty=_novelty(fields["novelty"]),
+        about=about_from(fields["about"], len(classes)),
     )
     _check_together(manifest)
     return manifest
@@ -194,58 +204,61 @@ def _check_together(manifest: Manifest) -> None:
     names = [member.file for member in manifest.members]
     names += [NOVELTY_FILE] if manifest.novelty is not None else []
     if len(set(names)) < len(names) or set(names) != set(manifest.files):
-        raise _wrong("files", f"are not those of the members ({', '.join(names[:5])})")
+        raise read.wrong("files", f"are not those of the members ({', '.join(names[:5])})")
     if manifest.task is Task.MULTI_LABEL and manifest.sets is not None:
-        raise _wrong("sets", "have no meaning for tags")
+        raise read.wrong("sets", "have no meaning for tags")
     if manifest.task is Task.SINGLE_LABEL and len(manifest.classes) < 2:
-        raise _wrong("classes", "are fewer than two")
+        raise read.wrong("classes", "are fewer than two")
     for member in manifest.members:
         # The head alone must fit in the file, so that a lie about its widths costs no memory.
         widths = [*member.head.hidden, len(manifest.classes)]
         least = sum(before * after for before, after in itertools.pairwise(widths))
         if 4 * max(least, len(manifest.classes)) > manifest.files[member.file].bytes:
-            raise _wrong(f"head of {member.file}", "does not fit in the file")
+            raise read.wrong(f"head of {member.file}", "does not fit in the file")
 
 
 def _member(value: object, name: str) -> Member:
-    fields = _fields(value, name, Member)
-    head = _fields(fields["head"], f"{name}.head", Head)
-    weights = _fields(fields["weights"], f"{name}.weights", Provenance)
+    fields = read.fields(value, name, Member)
+    head = read.fields(fields["head"], f"{name}.head", Head)
+    weights = read.fields(fields["weights"], f"{name}.weights", Provenance)
     return Member(
-        arch=_matching(fields["arch"], f"{name}.arch", _ARCH),
+        arch=read.matching(fields["arch"], f"{name}.arch", _ARCH),
         preprocessing=_preprocessing(fields["preprocessing"], f"{name}.preprocessing"),
         head=Head(
-            kind=_choice(head["kind"], f"{name}.head.kind", HEADS),
+            kind=read.choice(head["kind"], f"{name}.head.kind", HEADS),
             hidden=tuple(
-                _whole(width, f"{name}.head.hidden", 1, 65_536)
-                for width in _list(head["hidden"], f"{name}.head.hidden", 0, 8)
+                read.whole(width, f"{name}.head.hidden", 1, 65_536)
+                for width in read.several(head["hidden"], f"{name}.head.hidden", 0, 8)
             ),
-            ps=_number(head["ps"], f"{name}.head.ps", 0.0, 0.99),
+            ps=read.number(head["ps"], f"{name}.head.ps", 0.0, 0.99),
         ),
-        groups=_whole(fields["groups"], f"{name}.groups", 2, 1000),
-        weights=Provenance(**{key: _text(text, f"{name}.weights.{key}") for key, text in weights.items()}),
-        file=_matching(fields["file"], f"{name}.file", _FILE),
+        groups=read.whole(fields["groups"], f"{name}.groups", 2, 1000),
+        weights=Provenance(
+            **{key: read.text(text, f"{name}.weights.{key}") for key, text in weights.items()}
+        ),
+        file=read.matching(fields["file"], f"{name}.file", _FILE),
     )
 
 
 def _preprocessing(value: object, name: str) -> Preprocessing:
-    fields = _fields(value, name, Preprocessing, later={"background": list(WHITE)})
+    fields = read.fields(value, name, Preprocessing, later={"background": list(WHITE)})
     height, width = (
-        _whole(side, f"{name}.size", 8, 4096) for side in _list(fields["size"], f"{name}.size", 2, 2)
+        read.whole(side, f"{name}.size", 8, 4096)
+        for side in read.several(fields["size"], f"{name}.size", 2, 2)
     )
-    red, green, blue = _numbers(fields["mean"], f"{name}.mean", 3, -10.0, 10.0)
-    red_std, green_std, blue_std = _numbers(fields["std"], f"{name}.std", 3, 1e-4, 100.0)
+    red, green, blue = read.numbers(fields["mean"], f"{name}.mean", 3, -10.0, 10.0)
+    red_std, green_std, blue_std = read.numbers(fields["std"], f"{name}.std", 3, 1e-4, 100.0)
     red_below, green_below, blue_below = (
-        _whole(part, f"{name}.background", 0, 255)
-        for part in _list(fields["background"], f"{name}.background", 3, 3)
+        read.whole(part, f"{name}.background", 0, 255)
+        for part in read.several(fields["background"], f"{name}.background", 3, 3)
     )
     return Preprocessing(
         size=(height, width),
-        short_side=_whole(fields["short_side"], f"{name}.short_side", 8, 65_536),
-        policy=cast(Policy, _choice(fields["policy"], f"{name}.policy", POLICIES)),
-        crop_fraction=_number(fields["crop_fraction"], f"{name}.crop_fraction", 0.05, 1.0),
+        short_side=read.whole(fields["short_side"], f"{name}.short_side", 8, 65_536),
+        policy=cast(Policy, read.choice(fields["policy"], f"{name}.policy", POLICIES)),
+        crop_fraction=read.number(fields["crop_fraction"], f"{name}.crop_fraction", 0.05, 1.0),
         interpolation=cast(
-            Interpolation, _choice(fields["interpolation"], f"{name}.interpolation", INTERPOLATIONS)
+            Interpolation, read.choice(fields["interpolation"], f"{name}.interpolation", INTERPOLATIONS)
         ),
         mean=(red, green, blue),
         std=(red_std, green_std, blue_std),
@@ -254,36 +267,21 @@ def _preprocessing(value: object, name: str) -> Preprocessing:
 
 
 def _classes(value: object) -> tuple[str, ...]:
-    names = tuple(_text(name, "classes", 1) for name in _list(value, "classes", 1, MAX_CLASSES))
+    names = tuple(read.text(name, "classes", 1) for name in read.several(value, "classes", 1, MAX_CLASSES))
     if len(set(names)) < len(names):
-        raise _wrong("classes", "hold a name twice")
+        raise read.wrong("classes", "hold a name twice")
     return names
-
-
-def _metrics(value: object) -> dict[str, dict[str, float | None]]:
-    if not isinstance(value, dict) or len(value) > 1000:
-        raise _wrong("metrics", "are not a table of up to 1000")
-    ends = ("value", "low", "high")
-    found: dict[str, dict[str, float | None]] = {}
-    for name, interval in value.items():
-        if not isinstance(interval, dict) or not set(interval) <= set(ends) or "value" not in interval:
-            raise _wrong(f"metrics[{name[:40]!r}]", "is not a value with the ends of its interval")
-        found[_text(name, "metrics", 1)] = {
-            end: None if number is None else _number(number, "metrics", -1e30, 1e30)
-            for end, number in interval.items()
-        }
-    return found
 
 
 def _files(value: object) -> dict[str, FileRecord]:
     if not isinstance(value, dict) or not 1 <= len(value) <= MAX_MEMBERS + 1:
-        raise _wrong("files", f"are not a table of 1 to {MAX_MEMBERS + 1}")
+        raise read.wrong("files", f"are not a table of 1 to {MAX_MEMBERS + 1}")
     records = {}
     for file, record in value.items():
-        fields = _fields(record, "files", FileRecord)
-        records[_matching(file, "files", _OWN_FILE)] = FileRecord(
-            _matching(fields["sha256"], "files.sha256", _SHA256),
-            _whole(fields["bytes"], "files.bytes", 8, 2**40),
+        fields = read.fields(record, "files", FileRecord)
+        records[read.matching(file, "files", _OWN_FILE)] = FileRecord(
+            read.matching(fields["sha256"], "files.sha256", _SHA256),
+            read.whole(fields["bytes"], "files.bytes", 8, 2**40),
         )
     return records
 
@@ -291,97 +289,29 @@ def _files(value: object) -> dict[str, FileRecord]:
 def _scaling(value: object, count: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if value is None:
         return None
-    factors, offsets = _list(value, "scaling", 2, 2)
+    factors, offsets = read.several(value, "scaling", 2, 2)
     return (
-        _numbers(factors, "scaling[0]", count, 1e-3, 1e3),
-        _numbers(offsets, "scaling[1]", count, -1e4, 1e4),
+        read.numbers(factors, "scaling[0]", count, 1e-3, 1e3),
+        read.numbers(offsets, "scaling[1]", count, -1e4, 1e4),
     )
 
 
 def _sets(value: object) -> SetRule | None:
     if value is None:
         return None
-    fields = _fields(value, "sets", SetRule)
+    fields = read.fields(value, "sets", SetRule)
     return SetRule(
-        _choice(fields["method"], "sets.method", tuple(SET_METHODS)),
-        _number(fields["level"], "sets.level", 1e-3, 1 - 1e-6),
-        _number(fields["limit"], "sets.limit", 0.0, 1.0),
+        read.choice(fields["method"], "sets.method", tuple(SET_METHODS)),
+        read.number(fields["level"], "sets.level", 1e-3, 1 - 1e-6),
+        read.number(fields["limit"], "sets.limit", 0.0, 1.0),
     )
 
 
 def _novelty(value: object) -> NoveltyRule | None:
     if value is None:
         return None
-    fields = _fields(value, "novelty", NoveltyRule)
+    fields = read.fields(value, "novelty", NoveltyRule)
     return NoveltyRule(
-        _number(fields["limit"], "novelty.limit", 1e-9, 1e9),
-        _number(fields["rate"], "novelty.rate", 0.0, 1.0),
+        read.number(fields["limit"], "novelty.limit", 1e-9, 1e9),
+        read.number(fields["rate"], "novelty.rate", 0.0, 1.0),
     )
-
-
-def _wrong(name: str, fault: str) -> ConfigError:
-    return ConfigError(f"the bundle's manifest is not valid: {name} {fault}", "make the bundle again")
-
-
-def _fields(
-    value: object, name: str, shape: type, *, later: Mapping[str, object] | None = None
-) -> dict[str, Any]:
-    """The items of an object that must have exactly the fields of the dataclass `shape`.
-
-    `later`: what stands for fields that older bundles of the same schema lack.
-    """
-    if not isinstance(value, dict):
-        raise _wrong(name, "is not an object")
-    value = {**(later or {}), **value}
-    wanted = set(shape.__dataclass_fields__)  # type: ignore[attr-defined]
-    if missing := sorted(wanted - set(value)):
-        raise _wrong(name, f"lacks {', '.join(missing[:5])}")
-    if unknown := sorted(set(value) - wanted):
-        raise _wrong(name, f"has unknown fields: {', '.join(key[:40] for key in unknown[:5])}")
-    return value
-
-
-def _list(value: object, name: str, shortest: int, longest: int) -> Sequence[Any]:
-    if not isinstance(value, list) or not shortest <= len(value) <= longest:
-        raise _wrong(name, f"is not a list of {shortest} to {longest}")
-    return value
-
-
-def _text(value: object, name: str, shortest: int = 0) -> str:
-    if not isinstance(value, str) or not shortest <= len(value) <= MAX_NAME:
-        raise _wrong(name, f"is not a text of {shortest} to {MAX_NAME} characters")
-    return value
-
-
-def _matching(value: object, name: str, pattern: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise _wrong(name, f"{str(value)[:60]!r} is not of the form {pattern.pattern}")
-    return value
-
-
-def _choice(value: object, name: str, choices: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise _wrong(name, f"{str(value)[:40]!r} is none of {', '.join(choices)}")
-    return value
-
-
-def _boolean(value: object, name: str) -> bool:
-    if not isinstance(value, bool):
-        raise _wrong(name, "is neither true nor false")
-    return value
-
-
-def _whole(value: object, name: str, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise _wrong(name, f"{str(value)[:40]} is not a whole number from {low} to {high}")
-    return value
-
-
-def _number(value: object, name: str, low: float, high: float) -> float:
-    if type(value) not in (int, float) or not low <= value <= high or not math.isfinite(value):  # type: ignore[operator,arg-type]
-        raise _wrong(name, f"{str(value)[:40]} is not a number from {low} to {high}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _numbers(value: object, name: str, count: int, low: float, high: float) -> tuple[float, ...]:
-    return tuple(_number(item, name, low, high) for item in _list(value, name, count, count))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import NormalDist
 
@@ -38,7 +38,8 @@ class Metric:
     `function` is given only rows that were predicted and have a known truth, at least one.
     `rows` and `combine` say the same as means over rows and make the bootstrap fast; so does `of_times`
     for metrics of rank: of (resamples, rows), how often each row was drawn, it gives the value of each.
-    `proportion` marks a share of independent rows, whose interval is Wilson's.
+    `proportion` marks a share of independent rows, whose interval is Wilson's. `ends` gives the ends of the
+    interval from the means, those of each resample and the level, where percentiles of values would mislead.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric:
     combine: Callable[[Floats], Floats] | None = None
     proportion: bool = False
     of_times: Callable[[Predictions], scores.OfTimes] | None = None
+    ends: Callable[[Floats, Floats, float], tuple[float, float]] | None = None
 
     def __call__(self, predictions: Predictions) -> float:
         """Return the value; NaN where it is undefined: no scored row, or logits that are not finite."""
@@ -142,11 +144,14 @@ METRICS: dict[str, Metric] = {
         _of_means("matthews", _single("matthews"), scores.matthews),
         _of_means("log_loss", scores.losses, higher_is_better=False),
         _of_means("brier", scores.squared_errors, higher_is_better=False),
-        _of_means(
-            "expected_calibration_error",
-            scores.calibration_gaps,
-            scores.absolute_sum,
-            higher_is_better=False,
+        replace(
+            _of_means(
+                "expected_calibration_error",
+                scores.calibration_gaps,
+                scores.absolute_sum,
+                higher_is_better=False,
+            ),
+            ends=scores.ends_of_absolute_sum,
         ),
         Metric("roc_auc", scores.roc_auc, of_times=scores.roc_auc_of_times),
         Metric("average_precision", scores.average_precision, of_times=scores.average_precision_of_times),
@@ -185,7 +190,8 @@ def interval(
 ) -> Interval:
     """Return a metric with its interval: Wilson's (1927) for shares of rows, else the bootstrap's.
 
-    The bootstrap resamples rows and takes percentiles. The order of the rows does not matter.
+    The bootstrap resamples rows and takes percentiles; those of the calibration error allow for what chance
+    adds to it (`scores.ends_of_absolute_sum`). The order of the rows does not matter.
     Undefined values (no rows) are NaN. Metrics of rank over many rows and classes take fewer resamples.
 
     >>> table = Predictions([[2.0, 0.0]] * 20, ("cat", "dog"), targets=[0] * 18 + [1] * 2)
@@ -200,6 +206,10 @@ def interval(
         return Interval(math.nan, math.nan, math.nan)
     if chosen.proportion and scored.task is Task.SINGLE_LABEL:
         return Interval(value, *wilson(value * len(scored), len(scored), level=level))
+    if chosen.ends is not None and chosen.rows is not None:
+        columns = chosen.rows(scored)
+        drawn = np.concatenate([times @ columns for times in _times(len(scored), resamples, seed)])
+        return Interval(value, *chosen.ends(columns.mean(axis=0), drawn / len(scored), level))
     values = np.concatenate(list(_resampled(chosen, [scored], resamples, seed)), axis=1)[0]
     return Interval(value, *_percentiles(values, level))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from headstart.augment import describe
 from headstart.errors import ConfigError
 from headstart.evaluation import Interval, Predictions, average, concatenate, interval
 from headstart.imagedata import ImageData
@@ -19,6 +20,7 @@ from headstart.recipe.folder import RunFolder, plain
 from headstart.recipe.narrator import Narrator
 from headstart.recipe.outoffold import frozen_body
 from headstart.recipe.result import Result, StepResult
+from headstart.recipe.telling import about_run
 from headstart.storage import read_json
 from headstart.training import Plan
 from headstart.types import Task
@@ -205,6 +207,7 @@ def _save_model(
             for name, value in figures[split].items()
         },
         data=data.samples.fingerprint(),
+        about=about_run(summary, describe(data.augmentation)),
     )
     # What enters the first network's head tells strangers for all; sets would need the average's own rows.
     networks, novelty = [_cooled(bundle) for bundle in bundles], bundles[0].novelty

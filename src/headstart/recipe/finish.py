@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstart import environment
+from headstart.augment import describe
 from headstart.data import spelled_background
 from headstart.data.samples import shown
 from headstart.evaluation import (
@@ -30,6 +31,7 @@ from headstart.processes import current
 from headstart.recipe.deciding import Decided, decide, scaled_by_class
 from headstart.recipe.folder import plain
 from headstart.recipe.result import Result, StepResult
+from headstart.recipe.telling import about_run
 from headstart.recipe.verdict import gain_in_log_loss, pays
 from headstart.types import Task
 
@@ -118,6 +120,7 @@ def _write(
         novelty=None if decided.novelty is None else decided.novelty.novelty,
         tta=bool(summary["tta"] and summary["tta"]["kept"]),
         members=steps.best.members,
+        about=about_run(summary, describe(steps.learner.data.augmentation)),
         metrics={
             f"{split} {name}": value.to_dict()
             for split, figures in final.items()

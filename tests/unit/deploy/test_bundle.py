@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from headstart import storage
-from headstart.deploy import load_bundle, load_predictor, read_manifest, save_bundle
+from headstart.deploy import load_bundle, load_predictor, model_card, read_manifest, save_bundle
 from headstart.deploy.bundle import seal
+from headstart.deploy.card import CARD
 from headstart.errors import (
     ConfigError,
     InputMissingError,
@@ -81,8 +82,8 @@ def test_a_loaded_model_gives_the_same_numbers(saved: Saved) -> None:
         torch.testing.assert_close(model(pixels()), saved.model(pixels()), rtol=0, atol=0)
 
 
-def test_the_folder_holds_two_files_and_the_hash_of_the_weights(saved: Saved) -> None:
-    assert sorted(path.name for path in saved.folder.iterdir()) == ["manifest.json", WEIGHTS]
+def test_the_folder_holds_three_files_and_the_hash_of_the_weights(saved: Saved) -> None:
+    assert sorted(path.name for path in saved.folder.iterdir()) == ["README.md", "manifest.json", WEIGHTS]
     record = saved.manifest.files[WEIGHTS]
     assert record.sha256 == storage.sha256_file(saved.folder / WEIGHTS)
 
@@ -134,6 +135,62 @@ def test_a_bundle_can_be_moved_and_linked_to(copy: Path, tmp_path: Path) -> None
     moved = copy.rename(tmp_path / "a folder ü")
     (tmp_path / "link").symlink_to(moved)
     assert load_bundle(tmp_path / "link").manifest.classes == CLASSES
+
+
+# --- the card --------------------------------------------------------------------------------------
+
+
+def test_the_card_is_that_of_the_manifest_and_the_same_each_time(saved: Saved, tmp_path: Path) -> None:
+    card = (saved.folder / CARD).read_bytes()
+    assert card == model_card(read_manifest(saved.folder)).encode()
+    save_bundle(tmp_path / "again", [saved.model], manifest_of(saved.model))
+    assert (tmp_path / "again" / CARD).read_bytes() == card
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# My model\n\nIt is mine. 鳥\n", "\ufeff---\r\nlicense: mit\r\n---\r\n"]
+)
+def test_a_card_may_be_edited(copy: Path, text: str) -> None:
+    (copy / CARD).write_bytes(text.encode())
+    assert load_bundle(copy).manifest.classes == CLASSES
+
+
+def test_a_bundle_from_before_there_were_cards_loads(copy: Path) -> None:
+    (copy / CARD).unlink()
+    resealed(copy, lambda fields: fields.pop("about", None))
+    assert load_bundle(copy).manifest.about is None
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"caf\xe9", "not UTF-8"),
+        (pickle.dumps([1], 4), "not UTF-8"),
+        (b"a\0b", "not text"),
+        (b"a" * (2**20 + 1), "larger than"),
+    ],
+)
+def test_a_card_that_is_no_text_or_too_large_is_refused(copy: Path, data: bytes, named: str) -> None:
+    (copy / CARD).write_bytes(data)
+    with pytest.raises(ConfigError, match=named):
+        read_manifest(copy)
+
+
+def test_a_card_that_is_a_link_is_refused(copy: Path) -> None:
+    (copy / CARD).unlink()
+    (copy / CARD).symlink_to(copy / "manifest.json")
+    with pytest.raises(ConfigError, match=r"not a plain file: README\.md"):
+        read_manifest(copy)
+
+
+def test_what_the_hubs_tools_leave_beside_a_model_is_not_looked_at(copy: Path) -> None:
+    (copy / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    for name in (".git", ".cache"):
+        (copy / name / "huggingface").mkdir(parents=True)
+    assert load_bundle(copy).manifest.classes == CLASSES
+    (copy / ".other").mkdir()
+    with pytest.raises(ConfigError, match="not a plain file"):
+        load_bundle(copy)
 
 
 # --- saving ----------------------------------------------------------------------------------------

@@ -227,6 +227,7 @@ def test_scaling_sets_and_strangers_travel_in_the_bundle(tmp_path: Path) -> None
     assert bundle.manifest.sets == rule
     assert bundle.novelty is not None
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+        "README.md",
         "manifest.json",
         "model.safetensors",
         "novelty.safetensors",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headstart.deploy.about import About, TrainingStep
 from headstart.deploy.manifest import (
     FileRecord,
     Head,
@@ -79,6 +80,57 @@ def test_what_a_model_decides_comes_back_as_it_went() -> None:
 def test_a_bundle_without_decisions_is_written_as_before_there_were_any() -> None:
     assert not {"tta_policy", "scaling", "sets", "novelty"} & set(GOOD.to_dict())
     assert {"tta_policy", "scaling", "sets", "novelty"} <= set(DECIDED.to_dict())
+
+
+ABOUT = replace(
+    GOOD,
+    about=About(
+        pictures={"train": 40, "valid": 10},
+        counts={"train": (20, 15, 5), "valid": (5, 4, 1)},
+        note="Chosen among 4.",
+        decided={"coverage": {"value": 0.9, "low": 0.8, "high": None}},
+        steps=(TrainingStep("Head", True, 2, {"value": 0.1, "low": 0.0, "high": 0.2}), TrainingStep("Rates")),
+        settings={"seed": "0"},
+        versions={"torch": "2.9"},
+    ),
+)
+
+
+def test_what_people_read_comes_back_as_it_went_and_older_bundles_have_none() -> None:
+    assert manifest_from(json.loads(json.dumps(ABOUT.to_dict()))) == ABOUT
+    assert "about" not in GOOD.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("about", [], "about is not an object"),
+        ("about.code", "x", "unknown fields: code"),
+        ("about.pictures", {"hidden": 1}, "unknown fields: hidden"),
+        ("about.pictures.train", -1, "about.pictures"),
+        ("about.pictures.train", 0.5, "about.pictures"),
+        ("about.counts.train", [1, 2], "about.counts"),
+        ("about.counts.train", [1, 2, "3"], "about.counts"),
+        ("about.out_of_fold", 1, "about.out_of_fold"),
+        ("about.note", "x" * 1001, "about.note"),
+        ("about.decided", {"accuracy": {"value": 1}}, "unknown fields: accuracy"),
+        ("about.decided.coverage", 0.9, "about.decided"),
+        ("about.decided.coverage.value", float("nan"), "about.decided"),
+        ("about.steps.0.name", "", r"about.steps\[0\].name"),
+        ("about.steps.0.kept", "yes", r"about.steps\[0\].kept"),
+        ("about.steps.0.epochs", -1, r"about.steps\[0\].epochs"),
+        ("about.steps.0.gain", {"low": 1}, r"about.steps\[0\].gain"),
+        ("about.steps", [{}] * 101, "about.steps"),
+        ("about.settings.seed", 0, "about.settings"),
+        ("about.settings", {str(number): "" for number in range(101)}, "about.settings"),
+        ("about.versions", None, "about.versions"),
+    ],
+)
+def test_what_people_read_is_refused_where_it_is_not_as_it_must_be(
+    path: str, value: object, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        manifest_from(changed(path, value, of=ABOUT))
 
 
 DECISIONS: list[tuple[str, object, str]] = [

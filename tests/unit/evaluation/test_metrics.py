@@ -85,7 +85,7 @@ def test_every_metric_has_an_interval(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["log_loss", "macro_f1", "expected_calibration_error", "roc_auc", "average_precision"]
+    "name", ["log_loss", "macro_f1", "brier", "matthews", "roc_auc", "average_precision"]
 )
 def test_the_fast_bootstrap_equals_resampling_the_table_itself(name: str) -> None:
     predictions = guesses(40)

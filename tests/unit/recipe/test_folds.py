@@ -149,6 +149,9 @@ def test_the_report_and_the_summary_show_each_fold(whole: tuple[Result, int]) ->
     assert "fold 3" in report
     assert "on out-of-fold pictures" in report
     assert "spread over 3 folds" in report
+    card = (result.model / "README.md").read_text("utf-8")
+    assert "on 48 out-of-fold pictures" in card
+    assert "48 pictures: 48 in the folds." in card
 
 
 def test_an_ensemble_leaves_heat_doubts_and_a_map_of_what_each_network_never_saw(
