@@ -196,7 +196,7 @@ def test_doubts_show_the_pictures_of_the_run_and_no_other_file(make_run: MakeRun
     shown = [a for tag, a in page.tags if tag == "img" and "perhaps" in (a["alt"] or "")]
     assert len(shown) == 1
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "Of 300 labels about 5.2 are probably wrong" in text
+    assert "Of 300 labels about 5.2 are worth a second look" in text
     assert "--corrections clean/suggestions.csv" in text
 
 
