@@ -20,11 +20,16 @@ from headstart.training import Phase
 from headstart.types import Size
 
 if TYPE_CHECKING:
+    from headstart.imagedata import ImageData
     from headstart.learner import Learner
     from headstart.recipe.steps import EightSteps
 
 # Seconds of a budget that are kept for the model and the report.
 LEAST_RESERVE = 5.0
+# And at most this share of it for a last look at the pictures: strangers, heat, slices, a map.
+LAST_LOOK = 0.15
+# Of each part so many pictures are looked at again.
+LOOKED_AT = 1000
 # Fewer steps than this are no phase: a rate that rises over a quarter of them has hardly left the ground.
 FEWEST_STEPS = 10
 # Looking at a picture costs about a third of training on it.
@@ -167,6 +172,14 @@ def cost_of(learner: Learner, phase: Phase, step: StepCost, *, known: set[tuple[
     return Cost(phase.name, lengths, epoch + validating, finder + judging, step)
 
 
+def last_look(data: ImageData, costs: Sequence[Cost], budget: float) -> float:
+    """Return the seconds of a budget that are kept for looking at the pictures once more at the end."""
+    steps = [cost.step.seconds for cost in costs if cost.step is not None]
+    each = LOOKING * max(steps, default=0.0) / max(1, data.batch_size)
+    pictures = sum(min(LOOKED_AT, len(data.rows(split))) for split in ("train", "valid"))
+    return min(LAST_LOOK * budget, each * pictures)
+
+
 def at_phase(learner: Learner, phase: Phase) -> None:
     """Move the line and the size to where a phase has them."""
     learner.freeze_to(phase.frozen_to)
@@ -186,7 +199,8 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
         steps.costs = _measured(steps)
         at_phase(steps.learner, phase)
     costs = [cost for number, cost in steps.costs.items() if number >= steps.phases_done]
-    left = current().of_first(steps.clock.left(LEAST_RESERVE))
+    kept = LEAST_RESERVE + last_look(steps.learner.data, costs, steps.clock.budget)
+    left = current().of_first(steps.clock.left(kept))
     epochs = divide(costs, left)
     if begins:
         steps.narrator.say(f"  {told(costs, epochs, left)}")
@@ -196,7 +210,7 @@ def within_budget(steps: EightSteps, phase: Phase) -> Phase | None:
         return None
     # Whatever the forecast was worth: what follows keeps its least.
     following = sum(cost.least for cost, each in zip(costs[1:], epochs[1:], strict=True) if each)
-    steps.reserve = LEAST_RESERVE + own.once + following
+    steps.reserve = kept + own.once + following
     cut = "" if count == phase.epochs else f", cut from {phase.epochs} to keep the budget"
     steps.narrator.say(f"  {phase.name}: {count} × {spoken(own.epoch)} ({own.step}){cut}")
     return cut_to(phase, count)

@@ -10,7 +10,7 @@ from typing import Any
 from headstart.environment import peak_memory_bytes
 from headstart.imagedata import ImageData
 from headstart.recipe.body import Body
-from headstart.recipe.budget import LEAST_RESERVE, Cost, at_phase, cost_of, divide, told
+from headstart.recipe.budget import LEAST_RESERVE, Cost, at_phase, cost_of, divide, last_look, told
 from headstart.recipe.clock import spoken
 from headstart.recipe.stepcost import StepCost, in_gigabytes, measure_step
 from headstart.training import Plan
@@ -107,7 +107,7 @@ def forecast(
             memory = max(memory, step.memory or 0)
     division = ""
     if budget is not None:
-        left = budget - LEAST_RESERVE - seconds.get("probe", 0.0)
+        left = budget - LEAST_RESERVE - last_look(data, costs, budget) - seconds.get("probe", 0.0)
         division = told(costs, divide(costs, left), left)
     return Forecast(plan, data.summary(), seconds, speeds, memory or peak_memory_bytes(), division)
 

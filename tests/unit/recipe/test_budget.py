@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headstart.recipe import budget
-from headstart.recipe.budget import Cost, cut_to, divide, lengths_of, told, within_budget
+from headstart.recipe.budget import Cost, cut_to, divide, last_look, lengths_of, told, within_budget
 from headstart.recipe.clock import Clock
 from headstart.recipe.stepcost import StepCost
 from headstart.recipe.steps import EightSteps
@@ -174,12 +174,23 @@ def test_the_last_phase_gets_its_share_and_all_are_measured_once(
             time.now += steps.costs[steps.phases_done].of(fitting[-1].epochs)
         steps.phases_done += 1
     assert time.measured == len(steps.plan.phases) == 3
-    assert steps.clock.left(budget.LEAST_RESERVE) >= 0
+    look = last_look(steps.learner.data, list(steps.costs.values()), steps.clock.budget)
+    assert 0 < look <= budget.LAST_LOOK * steps.clock.budget
+    assert steps.clock.left(budget.LEAST_RESERVE + look) >= 0
     whole = fitting[-1]
     assert whole is not None
     assert 1 <= whole.epochs < steps.plan.phases[-1].epochs
     assert "for training: head on activations" in said[0]
     assert sum("for training" in line for line in said) == 1
+
+
+def test_a_last_look_is_at_no_more_pictures_than_are_looked_at_and_takes_its_share_at_most(steps) -> None:
+    data = steps.learner.data
+    pictures = len(data.rows("train")) + len(data.rows("valid"))
+    slow = Cost("whole", (1,), 10.0, step=StepCost(3.0, 10.0, None))
+    assert last_look(data, [slow], 1e6) == pytest.approx(pictures * 1.0 / data.batch_size)
+    assert last_look(data, [slow], 1.0) == budget.LAST_LOOK
+    assert last_look(data, [Cost("not measured", (1,), math.inf)], 1e6) == 0.0
 
 
 def test_a_rate_is_found_once_for_each_line(steps: EightSteps, timed: Callable[[float], Time]) -> None:
