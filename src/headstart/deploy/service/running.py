@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
 
@@ -77,6 +77,11 @@ def serve(models: Models, settings: Settings, bound: socket.socket, *, ready: Ca
     and tells others to come again; a second one ends at once.
     """
     service = create_app(models, settings)
+    asyncio.run(_run(make_server(service, settings), service, settings, bound, ready))
+
+
+def make_server(service: Service, settings: Settings) -> uvicorn.Server:
+    """Return uvicorn with our patience and none of its words; it leaves signals alone."""
     config = uvicorn.Config(
         service,
         http=patient_protocol(settings),
@@ -93,17 +98,21 @@ def serve(models: Models, settings: Settings, bound: socket.socket, *, ready: Ca
     )
     # What uvicorn says of its own is for its own command line.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    asyncio.run(_run(_Server(config), service, settings, bound, ready))
+    return _Server(config)
 
 
 async def _run(
-    server: _Server, service: Service, settings: Settings, bound: socket.socket, ready: Callable[[], None]
+    server: uvicorn.Server,
+    service: Service,
+    settings: Settings,
+    bound: socket.socket,
+    ready: Callable[[], None],
 ) -> None:
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
-    def begin(work: Callable[[], asyncio.Task[None]]) -> None:
-        task = work()
+    def begin(work: Coroutine[None, None, None]) -> None:
+        task = loop.create_task(work)
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -112,10 +121,10 @@ async def _run(
             server.should_exit = server.force_exit = True
             return
         service.stopping = True
-        begin(lambda: loop.create_task(_stop(server, service, settings)))
+        begin(_stop(server, service, settings))
 
     def reload() -> None:
-        begin(lambda: loop.create_task(service.reload()))
+        begin(service.reload())
 
     handled = {signal.SIGTERM: stop, signal.SIGINT: stop}
     if os.name == "posix":
@@ -124,17 +133,17 @@ async def _run(
         # Windows has no such handlers: there Ctrl-C ends the process at once.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, handler)
-    begin(lambda: loop.create_task(_tell(server, ready)))
+    begin(_tell(server, ready))
     await server.serve(sockets=[bound])
 
 
-async def _tell(server: _Server, ready: Callable[[], None]) -> None:
+async def _tell(server: uvicorn.Server, ready: Callable[[], None]) -> None:
     while not server.started:
         await asyncio.sleep(0.01)
     ready()
 
 
-async def _stop(server: _Server, service: Service, settings: Settings) -> None:
+async def _stop(server: uvicorn.Server, service: Service, settings: Settings) -> None:
     log.info("stopping: what is under way is finished")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.stop_seconds):
