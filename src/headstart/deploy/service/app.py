@@ -76,6 +76,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         408: "The body came too slowly.",
         413: "The body, a picture or their number is too large.",
         415: "The body is of a type that is not read, or holds no picture.",
+        431: "The head is too long.",
         421: "The service is not known by this name.",
         422: "An option or a picture is not as it must be.",
         500: "The model failed.",

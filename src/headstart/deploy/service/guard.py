@@ -19,6 +19,8 @@ log = logging.getLogger("headstart.service")
 PATHS = ("/", "/predict", "/explain", "/models", "/metrics", "/health", "/ready", "/openapi.json")
 # What may be read without the token: the page asks for it, and those that watch a service have none.
 _OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
+# Of all names and values; the parser bounds a head only while it is incomplete.
+_HEAD_BYTES = 2**15
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -74,6 +76,8 @@ class Guard:
             self.metrics.request(path, status, time.perf_counter() - started)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> RefusedError | None:
+        if sum(len(name) + len(value) for name, value in headers.raw) > _HEAD_BYTES:
+            return RefusedError(431, "HEAD_TOO_LARGE", "the request's head is too long", "send fewer headers")
         host = headers.get("host", "")
         if self.settings.hosts and _name_of(f"//{host}") not in self.settings.hosts:
             return RefusedError(

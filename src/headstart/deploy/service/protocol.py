@@ -46,7 +46,7 @@ def patient_protocol(settings: Settings) -> type[H11Protocol]:
             self._wait_for_head()
             if len(self.connections) > settings.connections:
                 others = [other for other in self.connections if isinstance(other, PatientProtocol)]
-                idle = [other for other in others if other._waits]
+                idle = [other for other in others if other._waits and not other.transport.is_closing()]
                 min(idle, key=lambda other: other._since).transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.unit.deploy.conftest import Saved, picture, save_small
+from tests.unit.deploy.service.running import Running
 
 from headstart.deploy import Predictor, load_predictor
 from headstart.deploy.service import Settings
-from tests.unit.deploy.conftest import Saved, picture, save_small
-from tests.unit.deploy.service.running import Running
 
 
 def file_of(number: int, kind: str = "PNG", **shape: int) -> bytes:
@@ -32,7 +32,12 @@ def two_models(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def small_settings() -> Settings:
     """Limits that a test reaches soon."""
     return Settings(
-        body_bytes=2**20, pictures=4, held_bytes=8 * 2**20, header_seconds=1.0, body_seconds=1.0, body_rate=10**9
+        body_bytes=2**20,
+        pictures=4,
+        held_bytes=8 * 2**20,
+        header_seconds=1.0,
+        body_seconds=1.0,
+        body_rate=10**9,
     )
 
 

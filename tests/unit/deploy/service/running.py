@@ -106,7 +106,9 @@ class Running:
     def get(self, path: str, **headers: str) -> Answer:
         return self.ask("GET", path, None, headers)
 
-    def predict(self, *pictures: bytes, query: str = "", path: str = "/predict", name: str = "a.png") -> Answer:
+    def predict(
+        self, *pictures: bytes, query: str = "", path: str = "/predict", name: str = "a.png"
+    ) -> Answer:
         body, headers = multipart(*pictures, name=name)
         return self.ask("POST", f"{path}{query}", body, headers)
 

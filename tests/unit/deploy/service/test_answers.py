@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.unit.deploy.conftest import CLASSES, save_small
+from tests.unit.deploy.service.conftest import file_of
+from tests.unit.deploy.service.running import Answer, Running
 
 from headstart.deploy import Predictor, load_predictor
 from headstart.deploy.service import load_hosted
@@ -18,15 +21,14 @@ from headstart.deploy.service.hosting import Loading
 from headstart.deploy.service.page import page, page_policy
 from headstart.evaluation import overlay
 from headstart.types import Task
-from tests.unit.deploy.conftest import CLASSES, save_small
-from tests.unit.deploy.service.conftest import file_of
-from tests.unit.deploy.service.running import Answer, Running
 
 
 def probabilities(answer: Answer) -> np.ndarray:
     """The probabilities of an answer in the order of the classes: (pictures, classes)."""
     assert answer.status == 200, answer.body
-    rows = [{each["class"]: each["probability"] for each in row["classes"]} for row in answer.json["pictures"]]
+    rows = [
+        {each["class"]: each["probability"] for each in row["classes"]} for row in answer.json["pictures"]
+    ]
     return np.array([[row[name] for name in CLASSES] for row in rows])
 
 
@@ -92,7 +94,9 @@ def test_views_are_averaged_where_asked_for_and_refused_where_they_mislead(
     several = service.predict(file, query="?tta=multi-scale")
     wanted = offline.predict(file, tta="multi-scale").probabilities
     np.testing.assert_allclose(probabilities(several), wanted, atol=1e-5)
-    assert np.abs(probabilities(several) - probabilities(service.predict(file, query="?tta=none"))).max() > 1e-4
+    assert (
+        np.abs(probabilities(several) - probabilities(service.predict(file, query="?tta=none"))).max() > 1e-4
+    )
     refused = service.predict(file, query="?tta=flip")
     assert refused.status == 422
     assert "mirror" in refused.json["message"]
@@ -107,7 +111,9 @@ def test_a_bad_picture_among_good_ones_costs_its_own_row(service: Running, offli
     assert rows[1]["hint"]
     assert rows[1]["classes"] == []
     found = {each["class"]: each["probability"] for each in rows[0]["classes"]}
-    np.testing.assert_allclose([found[name] for name in CLASSES], offline.predict(good).probabilities[0], atol=1e-5)
+    np.testing.assert_allclose(
+        [found[name] for name in CLASSES], offline.predict(good).probabilities[0], atol=1e-5
+    )
 
 
 def test_tags_say_which_of_them_are_said(tmp_path: Path) -> None:
@@ -122,7 +128,9 @@ def test_tags_say_which_of_them_are_said(tmp_path: Path) -> None:
     )
 
 
-def test_heat_is_the_predictors_as_a_picture_or_with_its_figures(service: Running, offline: Predictor) -> None:
+def test_heat_is_the_predictors_as_a_picture_or_with_its_figures(
+    service: Running, offline: Predictor
+) -> None:
     file = file_of(4)
     (wanted,) = offline.explain(file, label="Hund", method="gradcam")
     assert wanted.view is not None
