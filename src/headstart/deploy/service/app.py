@@ -159,6 +159,7 @@ def _add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RefusedError, of_problem)
     app.add_exception_handler(HeadstartError, of_problem)
     app.add_exception_handler(ClientDisconnect, of_gone)
+    app.add_exception_handler(Exception, of_problem)  # and on it goes to the door, where it is logged
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:

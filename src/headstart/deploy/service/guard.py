@@ -67,7 +67,9 @@ class Guard:
             problem = self._refusal(scope["method"], scope["path"], Headers(scope=scope))
             await (self.app if problem is None else answer_of(problem))(scope, receive, sent)
         except Exception as error:
-            log.exception("a request failed: %s", type(error).__name__)
+            # One line, whatever is in it: a log is read by people and by programs.
+            said = ascii(f"{type(error).__name__}: {error}"[:300])
+            log.error("a request failed: %s", said, exc_info=log.isEnabledFor(logging.DEBUG))
             if not answered:
                 await answer_of(problem_of(error))(scope, receive, sent)
         finally:

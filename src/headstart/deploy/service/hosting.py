@@ -21,6 +21,7 @@ from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.predictor import Predictor
 from headstart.deploy.service.answers import Said, said_of
 from headstart.deploy.service.batching import Batcher
+from headstart.deploy.service.gate import MAKING
 from headstart.deploy.service.problems import FAILED, RefusedError
 from headstart.deploy.service.settings import Settings
 from headstart.errors import ConfigError, HeadstartError, UsageError
@@ -91,7 +92,8 @@ class Hosted:
     def _work(self, pictures: list[bytes], tta: Hashable) -> Sequence[Said]:
         try:
             views = None if tta is None else tta != "none" and str(tta)
-            found = said_of(self.predictor.predict(pictures, tta=views))
+            with MAKING.passing():
+                found = said_of(self.predictor.predict(pictures, tta=views))
         except Exception:
             self.failures += 1
             raise
@@ -135,9 +137,10 @@ class Hosted:
             models = self.bundle.models if self.engine != "eager" else copy.deepcopy(self.bundle.models)
             own = replace(self.bundle, models=models)
             self._explainer = Predictor(own, device=self._device, threads=1, batch_size=1, trusted=False)
-        if method == "auto":
-            method = self._method = self._method or _method_for(self.bundle)
-        (found,) = self._explainer.explain(picture, label=label, method=method)
+        with MAKING.passing():
+            if method == "auto":
+                method = self._method = self._method or _method_for(self.bundle)
+            (found,) = self._explainer.explain(picture, label=label, method=method)
         return found
 
     async def close(self) -> None:
@@ -166,7 +169,8 @@ def load_hosted(name: str, folder: Path, loading: Loading | None = None) -> Host
     `ConfigError` where the model gives no finite numbers.
     """
     loading = loading or Loading()
-    bundle = fast = load_bundle(folder)
+    with MAKING.closed():
+        bundle = fast = load_bundle(folder)
     engine = "eager"
     if choose_device(loading.device).type == "cpu":
         from headstart.deploy.service.engine import with_engines

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import socket
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from headstart.deploy.service import Models, Settings, bind, create_app
 from headstart.deploy.service.hosting import Loading
@@ -50,6 +51,36 @@ def multipart(*parts: bytes, name: str = "a.png") -> tuple[bytes, dict[str, str]
     return body + f"--{BOUNDARY}--\r\n".encode(), {
         "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"
     }
+
+
+class Usage(NamedTuple):
+    """What this process holds."""
+
+    files: int
+    threads: int
+    bytes: int
+
+
+def usage(pid: int | str = "self") -> Usage:
+    """Return what a process holds, as Linux tells."""
+    said = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    files = len(os.listdir(f"/proc/{pid}/fd"))
+    return Usage(files, int(said["Threads"]), 1024 * int(said["VmRSS"].split()[0]))
+
+
+def decoding_children(parent: int | None = None) -> list[int]:
+    """Return the processes that decode for this one, as Linux tells."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            said = (folder / "stat").read_text() if folder.name.isdigit() else ""
+            command = (folder / "cmdline").read_bytes() if said else b""
+        except OSError:  # it has ended
+            continue
+        own = said and int(said.rpartition(")")[2].split()[1]) == (parent or os.getpid())
+        if own and b"decoding_child" in command:
+            found.append(int(folder.name))
+    return found
 
 
 class Running:
