@@ -71,26 +71,26 @@ def serve(
         request_seconds=timeout,
     )
     # Before the models, which take seconds: a port that is taken is known at once.
-    bound = bind(host, port)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    loaded = Models(folders, Loading(device, engine, threads, batch_size))
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{bound.getsockname()[1]}"
+    with bind(host, port) as bound:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+        loaded = Models(folders, Loading(device, engine, threads, batch_size))
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{bound.getsockname()[1]}"
 
-    def ready() -> None:
-        for hosted in loaded:
-            kinds = len(hosted.predictor.classes)
-            print(f"{hosted.name} ({hosted.id}): {kinds} classes, by {hosted.engine}", file=sys.stderr)
-        if local:
-            print("only this machine can reach it; --host 0.0.0.0 lets others in", file=sys.stderr)
-        elif not token:
-            print(
-                f"warning: anyone who reaches this machine can use it; set {TOKEN} to ask for a token",
-                file=sys.stderr,
-            )
-        print(json.dumps({"url": address, "pid": os.getpid()}) if as_json else address, flush=True)
+        def ready() -> None:
+            for hosted in loaded:
+                kinds = len(hosted.predictor.classes)
+                print(f"{hosted.name} ({hosted.id}): {kinds} classes, by {hosted.engine}", file=sys.stderr)
+            if local:
+                print("only this machine can reach it; --host 0.0.0.0 lets others in", file=sys.stderr)
+            elif not token:
+                print(
+                    f"warning: anyone who reaches this machine can use it; set {TOKEN} to ask for a token",
+                    file=sys.stderr,
+                )
+            print(json.dumps({"url": address, "pid": os.getpid()}) if as_json else address, flush=True)
 
-    answer(loaded, settings, bound, ready=ready)
+        answer(loaded, settings, bound, ready=ready)
     print("stopped", file=sys.stderr)
     return 0
 

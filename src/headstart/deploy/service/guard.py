@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -21,6 +23,7 @@ PATHS = ("/", "/predict", "/explain", "/models", "/metrics", "/health", "/ready"
 _OPEN = frozenset({"/", "/health", "/ready", "/openapi.json"})
 # Of all names and values; the parser bounds a head only while it is incomplete.
 _HEAD_BYTES = 2**15
+_DISCARD_SECONDS = 1.0
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -29,6 +32,27 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
+
+
+class _Body:
+    """A request's body as it comes; what nobody wanted of it can be thrown away."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._complete = False
+
+    async def receive(self) -> Message:
+        """Return the next message."""
+        message = await self._receive()
+        self._complete = self._complete or not message.get("more_body", False)
+        return message
+
+    async def discard(self, limit: int) -> None:
+        """Read on to the end, for a second and `limit` bytes at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while not self._complete and limit > 0:
+                    limit -= len((await self.receive()).get("body", b""))
 
 
 class Guard:
@@ -50,11 +74,16 @@ class Guard:
             return
         started, status = time.perf_counter(), 500
         answered = False
+        body = _Body(receive)
+        head = Headers(scope=scope)
 
         async def sent(message: Message) -> None:
             nonlocal status, answered
             if message["type"] == "http.response.start":
                 status, answered = message["status"], True
+                if self.stopping or head.get("connection", "").lower() == "close":
+                    # To close on a client that is still sending would tear the answer from its hands.
+                    await body.discard(self.settings.body_bytes)
                 headers = MutableHeaders(raw=message["headers"])
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -64,14 +93,14 @@ class Guard:
 
         self.metrics.in_flight += 1
         try:
-            problem = self._refusal(scope["method"], scope["path"], Headers(scope=scope))
-            await (self.app if problem is None else answer_of(problem))(scope, receive, sent)
+            problem = self._refusal(scope["method"], scope["path"], head)
+            await (self.app if problem is None else answer_of(problem))(scope, body.receive, sent)
         except Exception as error:
             # One line, whatever is in it: a log is read by people and by programs.
             said = ascii(f"{type(error).__name__}: {error}"[:300])
             log.error("a request failed: %s", said, exc_info=log.isEnabledFor(logging.DEBUG))
             if not answered:
-                await answer_of(problem_of(error))(scope, receive, sent)
+                await answer_of(problem_of(error))(scope, body.receive, sent)
         finally:
             self.metrics.in_flight -= 1
             path = scope["path"] if scope["path"] in PATHS else "other"
