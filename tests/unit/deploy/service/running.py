@@ -86,9 +86,11 @@ def decoding_children(parent: int | None = None) -> list[int]:
 class Running:
     """A service that runs until `stop`."""
 
-    def __init__(self, folders: Mapping[str, Path], settings: Settings | None = None) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], settings: Settings | None = None, loading: Loading = EAGER
+    ) -> None:
         self.settings = settings or Settings()
-        self.models = Models(folders, EAGER)
+        self.models = Models(folders, loading)
         self.service = create_app(self.models, self.settings)
         bound = bind("127.0.0.1", 0)
         self.port = int(bound.getsockname()[1])
