@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI, Request
 from folds import shared_folder
 from harness import RESULTS, spread, write_row
 
@@ -78,7 +79,6 @@ def bare(model: Path, port: int) -> None:
     """Serve the least that one would write, until killed."""
     import torch
     import uvicorn
-    from fastapi import FastAPI, Request
     from starlette.concurrency import run_in_threadpool
 
     from headstart.augment import EvalPrepare
@@ -242,16 +242,15 @@ def measure(options: argparse.Namespace, model: Path) -> None:
         overload = under_load(ours, 64, options.seconds)
         difference = largest_difference(ours, said)
     best = {name: max(row["a_second"] for row in found) for name, found in rows.items()}
+    served = best["headstart serve, 64 clients"]
     results = {
         "in process, pictures a second": [round(speed, 2) for speed in inside],
         "rounds": rows,
         "overload, a queue of 16 and 64 clients": overload,
         "largest difference from the predictor": difference,
         "pictures": len(said),
-        "of the bare handler, 64 clients": round(
-            best["headstart serve, 64 clients"] / best["bare, 64 clients"], 3
-        ),
-        "of in process, 64 clients": round(best["headstart serve, 64 clients"] / max(inside), 3),
+        "of the bare handler, 64 clients": round(served / best["bare, 64 clients"], 3),
+        "of in process, 64 clients": round(served / max(inside), 3),
     }
     spreads = {name: spread([row["a_second"] for row in found]) for name, found in rows.items()}
     spreads["in process"] = spread(inside)

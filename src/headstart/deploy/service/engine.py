@@ -38,13 +38,14 @@ def with_engines(bundle: Bundle, *, prefer: str = "auto", threads: int | None = 
         frozen_engine(model, size=model.image_size, line=model.head_stage, prefer=prefer, threads=threads)
         for model in bundle.models
     ]
-    if all(engine.name != "onnxruntime" for engine in engines):
+    names = sorted({engine.name for engine in engines}, reverse=True)
+    if names == ["eager"]:
         return bundle, "eager"
     models = tuple(
         cast("Classifier", _Accelerated(model, engine)) if engine.name == "onnxruntime" else model
         for model, engine in zip(bundle.models, engines, strict=True)
     )
-    return replace(bundle, models=models), "onnxruntime"
+    return replace(bundle, models=models), " and ".join(names)
 
 
 class _Accelerated(nn.Module):

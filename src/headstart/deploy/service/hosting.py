@@ -134,7 +134,8 @@ class Hosted:
         if self._explainer is None:
             # On weights of its own where batches run through PyTorch: what is watched inside a network
             # while its attentions are taken must not be seen by them, nor theirs by it.
-            models = self.bundle.models if self.engine != "eager" else copy.deepcopy(self.bundle.models)
+            idle = self.engine == "onnxruntime"
+            models = self.bundle.models if idle else copy.deepcopy(self.bundle.models)
             own = replace(self.bundle, models=models)
             self._explainer = Predictor(own, device=self._device, threads=1, batch_size=1, trusted=False)
         with MAKING.passing():

@@ -175,9 +175,9 @@ def test_s03_many_requests_good_and_bad_leave_nothing_behind(service: Running) -
             for answer in pool.map(lambda k: service.predict(GOOD if k % 3 else b"no picture"), range(count)):
                 assert answer.status in (200, 415)
 
-    some(100)
+    some(60)
     before = usage()
-    some(300)
+    some(150)
     time.sleep(0.2)
     after = usage()
     assert after.files <= before.files + 2
