@@ -112,7 +112,7 @@ def create_app(models: Models, settings: Settings | None = None) -> Service:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        models.start(service.settings, service.metrics.batches.add)
+        models.start(service.settings, service.metrics)
         yield
         await models.close()
 

@@ -32,7 +32,7 @@ class Batcher(Generic[Given, Found]):
     `work`: takes items that share one key, and that key, and returns as many results. `size`: of a batch, in
     items; what is submitted together is not torn apart, so a batch may be larger by that. `limit`: so many
     items may wait. `lanes`: so many batches are under way at a time. `linger`: seconds that a batch that is
-    not full waits for more. `on_batch` is told the size of each batch.
+    not full waits for more, where `expecting` says that some may come. `on_batch` is told the size of each batch.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class Batcher(Generic[Given, Found]):
         limit: int,
         lanes: int = 1,
         linger: float = 0.0,
+        expecting: Callable[[], bool] = lambda: True,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.size, self.limit, self.linger = size, limit, linger
         self.waiting, self.running = 0, 0
-        self._work, self._on_batch = work, on_batch
+        self._work, self._on_batch, self._expecting = work, on_batch, expecting
         self._jobs: deque[_Job[Given, Found]] = deque()
         self._arrival = asyncio.Event()
         self._seconds_each = 0.05
@@ -85,7 +86,7 @@ class Batcher(Generic[Given, Found]):
             while not self._jobs:
                 self._arrival.clear()
                 await self._arrival.wait()
-            if self.linger and self.waiting < self.size:
+            if self.linger and self.waiting < self.size and self._expecting():
                 await asyncio.sleep(self.linger)
             batch = self._take()
             if not batch:

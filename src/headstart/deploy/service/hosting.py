@@ -22,6 +22,7 @@ from headstart.deploy.predictor import Predictor
 from headstart.deploy.service.answers import Said, said_of
 from headstart.deploy.service.batching import Batcher
 from headstart.deploy.service.gate import MAKING
+from headstart.deploy.service.metrics import Metrics
 from headstart.deploy.service.problems import FAILED, RefusedError
 from headstart.deploy.service.settings import Settings
 from headstart.errors import ConfigError, HeadstartError, UsageError
@@ -78,7 +79,7 @@ class Hosted:
         assert self._batcher is not None
         return self._batcher
 
-    def start(self, settings: Settings, on_batch: Callable[[int], None]) -> None:
+    def start(self, settings: Settings, metrics: Metrics) -> None:
         """Begin to take pictures; called on the event loop."""
         self._batcher = Batcher(
             self._work,
@@ -86,7 +87,8 @@ class Hosted:
             limit=settings.queue,
             lanes=settings.lanes,
             linger=settings.linger,
-            on_batch=on_batch,
+            expecting=lambda: metrics.in_flight > 1,
+            on_batch=metrics.batches.add,
         )
 
     def _work(self, pictures: list[bytes], tta: Hashable) -> Sequence[Said]:
@@ -235,9 +237,9 @@ class Models:
             )
         return found
 
-    def start(self, settings: Settings, on_batch: Callable[[int], None]) -> None:
+    def start(self, settings: Settings, metrics: Metrics) -> None:
         """Begin to take pictures; called on the event loop."""
-        self._begin = functools.partial(Hosted.start, settings=settings, on_batch=on_batch)
+        self._begin = functools.partial(Hosted.start, settings=settings, metrics=metrics)
         for hosted in self._hosted.values():
             self._begin(hosted)
 
