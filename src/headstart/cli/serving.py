@@ -29,7 +29,10 @@ def serve(
         typer.Option(help="A name by which it may be called; may be repeated. Default: this machine's own."),
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or eager.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures through a network at a time.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures through a network at a time. Default: 8, on a GPU 32."),
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Pictures that may wait; others come again.")] = 128,
     max_pictures: Annotated[int, typer.Option(min=1, help="Pictures in a request.")] = 32,
     max_megabytes: Annotated[int, typer.Option(min=1, max=1024, help="Of a request.")] = 32,
@@ -44,6 +47,7 @@ def serve(
     The environment variable HEADSTART_TOKEN holds a token that clients must send.
     """
     from headstart.errors import UsageError
+    from headstart.inference import choose_device
 
     folders = _named(models)
     try:
@@ -57,13 +61,14 @@ def serve(
         raise UsageError(
             f"serving needs {error.name}, which is not installed", 'pip install "headstart[serve]"'
         ) from error
+    at_once = batch_size or (8 if choose_device(device).type == "cpu" else 32)
     token = os.environ.get(TOKEN, "")
     local = is_loopback(host)
     own = ("localhost", "127.0.0.1", "::1", host.lower()) if local else ()
     settings = Settings(
         token=token,
         hosts=(*own, *(name.lower() for name in allow_host or ())) if local or allow_host else (),
-        batch_size=batch_size,
+        batch_size=at_once,
         queue=queue,
         pictures=max_pictures,
         body_bytes=max_megabytes * 2**20,
@@ -73,7 +78,7 @@ def serve(
     # Before the models, which take seconds: a port that is taken is known at once.
     with bind(host, port) as bound:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-        loaded = Models(folders, Loading(device, engine, threads, batch_size))
+        loaded = Models(folders, Loading(device, engine, threads, at_once))
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}"
 

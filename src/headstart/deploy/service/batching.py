@@ -32,7 +32,8 @@ class Batcher(Generic[Given, Found]):
     `work`: takes items that share one key, and that key, and returns as many results. `size`: of a batch, in
     items; what is submitted together is not torn apart, so a batch may be larger by that. `limit`: so many
     items may wait. `lanes`: so many batches are under way at a time. `linger`: seconds that a batch that is
-    not full waits for more, where `expecting` says that some may come. `on_batch` is told the size of each batch.
+    not full waits for more, where `expecting` says that some may come. `on_batch` is told the size
+    of each batch.
     """
 
     def __init__(

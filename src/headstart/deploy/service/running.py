@@ -96,8 +96,10 @@ def make_server(service: Service, settings: Settings) -> uvicorn.Server:
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         h11_max_incomplete_event_size=2**16,
     )
-    # What uvicorn says of its own is for its own command line.
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    # What uvicorn says of its own is for its own command line; the other warns of each malformed body, and
+    # strangers could fill the log.
+    for name in ("uvicorn.error", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return _Server(config)
 
 
@@ -126,12 +128,8 @@ async def _run(
     def reload() -> None:
         begin(service.reload())
 
-    handled = {signal.SIGTERM: stop, signal.SIGINT: stop}
-    if os.name == "posix":
-        handled[signal.SIGHUP] = reload
-    for number, handler in handled.items():
-        # Windows has no such handlers: there Ctrl-C ends the process at once.
-        with contextlib.suppress(NotImplementedError):
+    if os.name == "posix":  # elsewhere Ctrl-C ends the process at once
+        for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
             loop.add_signal_handler(number, handler)
     begin(_tell(server, ready))
     await server.serve(sockets=[bound])
