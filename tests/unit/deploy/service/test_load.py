@@ -126,7 +126,7 @@ def test_s02_too_much_is_shed_quickly_and_the_rest_is_answered(two_models: dict[
             found = list(pool.map(one, range(96)))
         statuses = Counter(status for status, _, _ in found)
         assert set(statuses) == {200, 503}
-        assert statuses[200] >= 12
+        assert statuses[200] >= 8, "as many as may wait are always answered"
         shed = [seconds for status, seconds, _ in found if status == 503]
         taken = [seconds for status, seconds, _ in found if status == 200]
         # What was taken waits for at most the queue, in batches of four, and the one before it.
