@@ -69,6 +69,7 @@ benchmarks: $(INSTALLED) .venv-benchmarks/.installed
 	$(FASTAI) -W ignore benchmarks/augmentation.py report --into runs/augmentation
 	$(FASTAI) -W ignore benchmarks/training.py --repeats 5
 	$(BIN)/python benchmarks/two_processes.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/start_up.py --fastai-python $(FASTAI)
 	$(BIN)/python benchmarks/recipe_vs_fastai.py --fastai-python $(FASTAI) --repeats 3
 	$(BIN)/python benchmarks/outer_folds.py fastai --into runs/outer_folds --fastai-python $(FASTAI)

@@ -24,7 +24,7 @@ from typing import Any
 
 PACKAGES = (
     "headstart", "torch", "torchvision", "timm", "fastai", "onnxruntime", "opencv-python-headless",
-    "simplejpeg", "pillow", "numpy", "scikit-learn", "safetensors",
+    "simplejpeg", "pillow", "numpy", "scikit-learn", "safetensors", "fastapi", "uvicorn",
 )  # fmt: skip
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -76,6 +76,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     return Saved(model, save_bundle(folder, [model], manifest_of(model)), folder)
 
 
+def save_small(folder: Path, *, seed: int = 0, **changes: object) -> Path:
+    """Save another small model as a bundle, and return its folder."""
+    model = small_model(seed=seed, class_count=len(changes.get("classes", CLASSES)))  # type: ignore[arg-type]
+    save_bundle(folder, [model], manifest_of(model, **changes), replace_old=True)  # type: ignore[arg-type]
+    return folder
+
+
 def picture(number: int, height: int = 90, width: int = 120) -> np.ndarray:
     """A smooth coloured picture, another one for each number."""
     y, x = np.mgrid[0:height, 0:width]
