@@ -1,0 +1,1 @@
+"""A bundle leaves as a graph that holds everything: resize, crop, network, temperature, softmax or sigmoid."""
