@@ -32,7 +32,9 @@ class Preparing(nn.Module):
     The settings are those of `augment.EvalPrepare`, and so is every pixel.
     """
 
-    def __init__(self, size: Size, policy: Policy, crop_fraction: float, interpolation: Interpolation) -> None:
+    def __init__(
+        self, size: Size, policy: Policy, crop_fraction: float, interpolation: Interpolation
+    ) -> None:
         super().__init__()
         self.size, self.policy = size, policy
         self.crop_fraction, self.interpolation = crop_fraction, interpolation
@@ -72,7 +74,12 @@ class Preparing(nn.Module):
         )
 
     def _whole(self, length: torch.Tensor, out: int) -> _Span:
-        return torch.zeros_like(length, dtype=torch.float64), length, torch.full_like(length, float(out), dtype=torch.float64), _counted(out, length)
+        return (
+            torch.zeros_like(length, dtype=torch.float64),
+            length,
+            torch.full_like(length, float(out), dtype=torch.float64),
+            _counted(out, length),
+        )
 
     def _cut(self, length: torch.Tensor, scale: torch.Tensor, covered: int, out: int) -> _Span:
         enlarged = length * scale + 1e-6
@@ -81,7 +88,12 @@ class Preparing(nn.Module):
         first = torch.round((scaled - out) / 2)
         step = length / scaled
         end = torch.minimum(length, (first + out) * step)
-        return first * step, end, torch.full_like(length, float(out), dtype=torch.float64), _counted(out, length)
+        return (
+            first * step,
+            end,
+            torch.full_like(length, float(out), dtype=torch.float64),
+            _counted(out, length),
+        )
 
     def _padded(self, length: torch.Tensor, scale: torch.Tensor, out: int) -> _Span:
         inner = torch.clamp(torch.round(length * scale), min=1.0)
@@ -90,7 +102,12 @@ class Preparing(nn.Module):
         period = torch.clamp(2 * (inner - 1), min=1.0)
         place = _counted(out, length) - before
         place = place - period * torch.floor(place / period)
-        return torch.zeros_like(length, dtype=torch.float64), length, inner, torch.minimum(place, period - place)
+        return (
+            torch.zeros_like(length, dtype=torch.float64),
+            length,
+            inner,
+            torch.minimum(place, period - place),
+        )
 
     def _weights(
         self,
