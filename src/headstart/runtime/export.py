@@ -53,8 +53,8 @@ class Export:
 
         `path` ("" for one in memory) and `status` ("", or the code of what is wrong with the file); then,
         where it could be read, `probabilities` by class, and `label` with its `probability` or `tags`; and
-        `set` and `none_of_these` where the model was given rules for them. A folder is not looked into. Raises
-        `InputMissingError` for a file that is not there, `UsageError` for what is no picture.
+        `set` and `none_of_these` where the model was given rules for them. A folder is not looked into.
+        Raises `InputMissingError` for a file that is not there, `UsageError` for what is no picture.
         """
         return list(self.stream(pictures))
 
@@ -174,9 +174,9 @@ class _Graph:
 def load_export(folder: str | Path, *, threads: int | None = None) -> Export:
     """Load an exported model; needs NumPy, Pillow and ONNX Runtime, and no torch.
 
-    `threads`: how many ONNX Runtime works with (None: one a core). Raises `InputMissingError` when there is no
-    such folder, and `ConfigError` for whatever is not as it was written: an altered byte, a link, a file too
-    many, a graph that names other files or holds what is not ONNX's own.
+    `threads`: how many ONNX Runtime works with (None: one a core). Raises `InputMissingError` when there is
+    no such folder, and `ConfigError` for whatever is not as it was written: an altered byte, a link, a file
+    too many, a graph that names other files or holds what is not ONNX's own.
 
     >>> load_export("export/").predict("flower.jpg")[0]["label"]  # doctest: +SKIP
     'daisy'

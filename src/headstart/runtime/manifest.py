@@ -121,7 +121,8 @@ def read_export(folder: Path) -> ExportManifest:
 
 
 def read_graph(folder: Path, file: str, manifest: ExportManifest) -> bytes:
-    """Return the bytes of a file of an export; raises `ConfigError` unless they are those that were written."""
+    """Return the bytes of a file of an export; raises `ConfigError` unless they are those that were
+    written."""
     record = manifest.files[file]
     data = read_capped(folder / file, record.bytes)
     if sha256_bytes(data) != record.sha256:

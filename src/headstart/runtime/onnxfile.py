@@ -41,8 +41,8 @@ def check_onnx(data: bytes, name: str) -> Ports:
     """Return the inputs and outputs of an ONNX file, `name` in errors.
 
     Raises `ConfigError` for what is no ONNX file, for weights outside of the file, for operators that
-    are not ONNX's or ONNX Runtime's own, for graphs inside of nodes, for functions, and for tensors that claim
-    more than 2³³ elements.
+    are not ONNX's or ONNX Runtime's own, for graphs inside of nodes, for functions, and for tensors that
+    claim more than 2³³ elements.
     """
     try:
         return _model(memoryview(data))

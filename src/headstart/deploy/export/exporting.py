@@ -53,11 +53,11 @@ def export(
     """Write a bundle as graphs that hold everything from the decoded picture to the probabilities.
 
     `format`: a name in `FORMATS`. `pictures`: real ones that the export is checked on, and for `onnx-int8`
-    calibrated with: the rest of them checks it, where that is enough. `input`: `pictures`, decoded ones of any
-    size, or `prepared`, for those who resize by themselves; the graph that does it then lies beside. `tta`: see
-    `parts_of`. Raises `ConfigError` (code EXPORT_DISAGREES) when the export does not agree with PyTorch,
-    `InputMissingError` for too few pictures, `OutputError` when `folder` is there already and not to be
-    replaced, and as `load_bundle` does; then nothing is left of it.
+    calibrated with: the rest of them checks it, where that is enough. `input`: `pictures`, decoded ones of
+    any size, or `prepared`, for those who resize by themselves; the graph that does it then lies beside.
+    `tta`: see `parts_of`. Raises `ConfigError` (code EXPORT_DISAGREES) when the export does not agree with
+    PyTorch, `InputMissingError` for too few pictures, `OutputError` when `folder` is there already and not
+    to be replaced, and as `load_bundle` does; then nothing is left of it.
     """
     kind = format_named(format)
     if input not in INPUTS:
@@ -137,9 +137,7 @@ def _write(
             files[f"{stem}{ending}"] = Record(sha256_bytes(data), len(data))
         given = part.given
         prepare = f"prepare{ending}" if "prepare" in made else None
-        records.append(
-            GraphRecord(f"model{ending}", given.size, given.short_side, given.background, prepare)
-        )
+        records.append(GraphRecord(f"model{ending}", given.size, given.short_side, given.background, prepare))
     bundle = parts.manifest
     sets = bundle.sets
     manifest = ExportManifest(

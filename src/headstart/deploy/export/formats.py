@@ -97,7 +97,8 @@ def format_named(name: str) -> Format:
 
 
 def runner(folder: Path, manifest: ExportManifest, parts: Parts) -> Runner:
-    """Return what runs an export that lies in `folder`, from decoded pictures to probabilities (rows, classes).
+    """Return what runs an export that lies in `folder`, from decoded pictures to probabilities (rows,
+    classes).
 
     ONNX runs in the small runtime, just as it will for those who load it.
     """
@@ -117,9 +118,7 @@ def runner(folder: Path, manifest: ExportManifest, parts: Parts) -> Runner:
             seen: list[Pixels] = list(pictures)
             if manifest.input == "prepared":
                 seen = [
-                    part.prepared(picture)
-                    if ready is None
-                    else np.asarray(ready[number](picture), np.uint8)
+                    part.prepared(picture) if ready is None else np.asarray(ready[number](picture), np.uint8)
                     for picture in pictures
                 ]
             found.append(np.stack([run_one(picture) for picture in seen]))

@@ -25,7 +25,8 @@ from headstart.models.graph import MAX_GRAPH_BYTES, quiet
 from headstart.types import Pixels
 
 OPSET = 17
-# Percentile of the activations that the range of whole numbers covers, and pictures it is measured on at a time.
+# Percentile of the activations that the range of whole numbers covers, and pictures it is measured on at a
+# time.
 PERCENTILE = 99.99
 
 

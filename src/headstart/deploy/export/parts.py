@@ -23,7 +23,8 @@ from headstart.types import Pixels
 
 @dataclass(frozen=True, eq=False)
 class GraphPart:
-    """What becomes one graph: networks that see the same pictures, their views, and what is decided of them."""
+    """What becomes one graph: networks that see the same pictures, their views, and what is decided of
+    them."""
 
     models: tuple[Classifier, ...]
     given: Preprocessing
@@ -105,8 +106,8 @@ def parts_of(bundle: Bundle, *, tta: bool | None = None) -> Parts:
         )
         graphs.append(GraphPart(group, given, views, network.eval(), deciding.eval()))
     note = (
-        f"predictions of the bundle average the views of {manifest.tta_policy}, which a graph cannot hold: the "
-        "export sees the plain view"
+        f"predictions of the bundle average the views of {manifest.tta_policy}, which a graph cannot hold: "
+        "the export sees the plain view"
     )
     return Parts(manifest, tuple(graphs), note if left_out else "")
 
@@ -118,7 +119,5 @@ def _views(manifest: Manifest, given: Preprocessing, averaged: bool) -> tuple[tu
         return (plain,), False
     wanted = policy_views(manifest.tta_policy, plain, cast(Symmetries, manifest.views)).views
     square = given.size[0] == given.size[1]
-    held = [
-        view for view in wanted if isinstance(view, EvalPrepare) and (square or view.turns % 2 == 0)
-    ]
+    held = [view for view in wanted if isinstance(view, EvalPrepare) and (square or view.turns % 2 == 0)]
     return (tuple(held), False) if len(held) == len(wanted) else ((plain,), True)

@@ -2,10 +2,11 @@
 
 The loader resizes with Pillow: two passes, across and then down, whose weights are whole numbers over 2²² and
 whose results are rounded to 8 bits. Here each pass is one matrix product in float64, in which those sums are
-exact; so the graph's pixels are the loader's, whatever the shape of the picture. In float32 they could not be:
-a sum has 30 bits. From version 13 on Pillow takes a tall picture down first and then across, and so does a graph
-that was made beside it. A resize operation of ONNX's own differs by up to two grey levels, and probabilities with it
-by 0.0006. The two products of a 500 x 375 picture take about 5 ms of one core; in float32 they would take 2.5.
+exact; so the graph's pixels are the loader's, whatever the shape of the picture. In float32 they could not
+be: a sum has 30 bits. From version 13 on Pillow takes a tall picture down first and then across, and so does
+a graph that was made beside it. A resize operation of ONNX's own differs by up to two grey levels, and
+probabilities with it by 0.0006. The two products of a 500 x 375 picture take about 5 ms of one core; in
+float32 they would take 2.5.
 """
 
 from __future__ import annotations
@@ -55,11 +56,14 @@ class Preparing(nn.Module):
         is_tall = (shorter > 0) & (shorter > 2 * narrower)
         # All pictures of the batch go one way, and none the other: a product of none costs nothing.
         tall = torch.ones_like(pixels[:, 0, 0, 0], dtype=torch.bool) & is_tall
-        wide_ones = used.index_select(0, torch.nonzero(~tall)[:, 0])
-        tall_ones = used.index_select(0, torch.nonzero(tall)[:, 0])
-        return torch.cat(
-            [_across_and_down(wide_ones, across, down), _down_and_across(tall_ones, across, down)]
-        )
+        wide_numbers, tall_numbers = torch.nonzero(~tall)[:, 0], torch.nonzero(tall)[:, 0]
+        wide_ones = _across_and_down(used.index_select(0, wide_numbers), across, down)
+        tall_ones = _down_and_across(used.index_select(0, tall_numbers), across, down)
+        if not torch.compiler.is_exporting():
+            return torch.cat([wide_ones, tall_ones])
+        # torch.export must see that there are as many views as pictures.
+        views = torch.zeros((pixels.shape[0], *self.size, 3), dtype=torch.uint8, device=pixels.device)
+        return views.index_copy(0, wide_numbers, wide_ones).index_copy(0, tall_numbers, tall_ones)
 
     def _spans(self, height: torch.Tensor, width: torch.Tensor) -> tuple[_Span, _Span]:
         if self.policy == "squish":
@@ -139,7 +143,8 @@ class Preparing(nn.Module):
 
 
 _Span = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""Where a side of the view lies in the picture: first, last, how many pixels it is scaled to, which of them."""
+"""Where a side of the view lies in the picture: first, last, how many pixels it is scaled to, which of
+them."""
 
 
 def _numbers(line: torch.Tensor) -> torch.Tensor:
@@ -151,8 +156,9 @@ def _counted(count: int, like: torch.Tensor) -> torch.Tensor:
     return torch.arange(count, dtype=torch.float64, device=like.device)
 
 
-# ONNX Runtime multiplies no pictures at all, (0, …), only by a matrix on their right, and only where it has not
-# fused the product with a scaling or with an exchange of the last two axes: hence these orders of the axes.
+# ONNX Runtime multiplies no pictures at all, (0, …), only by a matrix on their right, and only where it has
+# not fused the product with a scaling or with an exchange of the last two axes: hence these orders of the
+# axes.
 
 
 def _across_and_down(pictures: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,9 @@ def _exported(module: nn.Module, example: torch.Tensor, free: int) -> Any:
             return torch.export.export(module, (example,), dynamic_shapes=(axes or None,))
     except Exception as error:  # torch has no one error for what it cannot trace
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise ConfigError(f"torch.export cannot express the network: {reason}", "choose --format onnx") from error
+        raise ConfigError(
+            f"torch.export cannot express the network: {reason}", "choose --format onnx"
+        ) from error
 
 
 def _program(module: nn.Module, example: torch.Tensor, *, free: int) -> bytes:
@@ -57,13 +59,13 @@ def _program(module: nn.Module, example: torch.Tensor, *, free: int) -> bytes:
 def without_example(data: bytes) -> bytes:
     """Return an archive of `torch.export.save` without the example that the program was traced with.
 
-    It is the one member that is a pickle, and nothing needs it.
+    It is the one member that is a pickle, and nothing needs it; torch takes an empty one for none.
     """
     kept = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(kept, "w", zipfile.ZIP_STORED) as new:
         for member in old.infolist():
-            if "/sample_inputs/" not in member.filename:
-                new.writestr(zipfile.ZipInfo(member.filename), old.read(member))
+            example = "/sample_inputs/" in member.filename
+            new.writestr(zipfile.ZipInfo(member.filename), b"" if example else old.read(member))
     return kept.getvalue()
 
 

@@ -27,8 +27,8 @@ class Verification:
 
     `difference`: the largest and `mean_difference` the mean one of a probability; `agreement`: the share of
     pictures (of tags: of all decisions) that get the same class; `clear_flips`: how many do not although
-    PyTorch's best two classes lie more than 0.02 apart. `milliseconds`, `torch_milliseconds`: the median of one
-    decoded picture; `bytes`, `torch_bytes`: of the files, and of the weights in the bundle.
+    PyTorch's best two classes lie more than 0.02 apart. `milliseconds`, `torch_milliseconds`: the median of
+    one decoded picture; `bytes`, `torch_bytes`: of the files, and of the weights in the bundle.
     """
 
     pictures: int
@@ -90,7 +90,8 @@ def verify(
 
 
 def refuse_disagreement(format: Format, found: Verification, name: str) -> None:
-    """Raise `ConfigError` unless an export does what its format must, `InputMissingError` for too few pictures.
+    """Raise `ConfigError` unless an export does what its format must, `InputMissingError` for too few
+    pictures.
 
     A figure that is not a number is no agreement either.
     """
@@ -108,8 +109,8 @@ def refuse_disagreement(format: Format, found: Verification, name: str) -> None:
         )
     if not (found.agreement >= format.agreement and np.isfinite(found.difference)):
         raise ConfigError(
-            f"the export does not agree with PyTorch: {found.agreement:.1%} of {found.pictures} pictures get the "
-            f"same class, and {name} must reach {format.agreement:.0%}",
+            f"the export does not agree with PyTorch: {found.agreement:.1%} of {found.pictures} pictures get "
+            f"the same class, and {name} must reach {format.agreement:.0%}",
             "choose --format onnx, which rounds nothing; nothing was written",
             code="EXPORT_DISAGREES",
         )
