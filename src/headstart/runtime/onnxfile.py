@@ -113,7 +113,9 @@ def _model(data: memoryview) -> Ports:
 
 
 def _graph(data: memoryview) -> Ports:
-    inputs, outputs, nodes = [], [], 0
+    inputs: list[str] = []
+    outputs: list[str] = []
+    nodes = 0
     for number, value in _fields(data):
         if number == _NODE:
             nodes += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,9 +191,7 @@ def figures(**changes: Any) -> Verification:
         ("onnx-int8", {"pictures": 99}, InputMissingError),
     ],
 )
-def test_each_format_has_its_own_bounds(
-    name: str, changes: dict[str, Any], error: type[Exception]
-) -> None:
+def test_each_format_has_its_own_bounds(name: str, changes: dict[str, Any], error: type[Exception]) -> None:
     refuse_disagreement(FORMATS[name], figures(), name)
     with pytest.raises(error):
         refuse_disagreement(FORMATS[name], figures(**changes), name)
@@ -259,7 +256,8 @@ def test_half_precision_agrees_on_the_classes(saved: Saved, tmp_path: Path) -> N
     assert 0 < done.verification.difference < 0.05
 
 
-# --- Triton ---------------------------------------------------------------------------------------------------
+# --- Triton
+# ---------------------------------------------------------------------------------------------------
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -280,7 +278,13 @@ def parsed(text: str) -> dict[str, Any]:
                 position += tokens[position] == ","
             position += 1
             return found
-        return token.strip('"') if token.startswith('"') else int(token) if token.lstrip("-").isdigit() else token
+        return (
+            token.strip('"')
+            if token.startswith('"')
+            else int(token)
+            if token.lstrip("-").isdigit()
+            else token
+        )
 
     def message(end: str) -> dict[str, Any]:
         nonlocal position
@@ -297,7 +301,9 @@ def parsed(text: str) -> dict[str, Any]:
     return message("")
 
 
-def test_the_repository_for_triton_says_what_the_graph_takes_and_gives(exported: Path, tmp_path: Path) -> None:
+def test_the_repository_for_triton_says_what_the_graph_takes_and_gives(
+    exported: Path, tmp_path: Path
+) -> None:
     import onnx
 
     model = write_repository(exported, tmp_path / "repository", name="birds")
@@ -321,7 +327,8 @@ def test_the_repository_for_triton_says_what_the_graph_takes_and_gives(exported:
         write_repository(exported, tmp_path / "other", name="../birds")
 
 
-# --- the command ------------------------------------------------------------------------------------------------
+# --- the command
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_and_tells(
@@ -336,26 +343,20 @@ def test_the_command_writes_and_tells(
     assert (tmp_path / "triton" / "classifier" / "1" / "model.onnx").is_file()
 
 
-def test_a_model_outside_of_a_run_needs_pictures(
-    saved: Saved, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_outside_of_a_run_needs_pictures(saved: Saved, capsys: pytest.CaptureFixture[str]) -> None:
     assert headstart(["export", str(saved.folder)]) == 66
     assert "--pictures" in capsys.readouterr().err
 
 
-# --- bodies -------------------------------------------------------------------------------------------------------
+# --- bodies
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arch", ["test_vit", "test_convnext", "test_efficientnet"])
-def test_bodies_of_other_kinds_agree_on_real_pictures(
-    arch: str, shared: Path, tmp_path: Path
-) -> None:
+def test_bodies_of_other_kinds_agree_on_real_pictures(arch: str, shared: Path, tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path / "bundle", small_model(arch))
     files = sorted((shared / "data" / "flowers" / "roses").glob("*.jpg"))[:8]
     done = export(bundle, tmp_path / "out", pictures=files)
     assert done.verification.difference <= LIMIT
     assert done.verification.agreement == 1.0
-    assert SIZE == done.manifest.graphs[0].size
-
-
-Make = Callable[..., Any]
+    assert done.manifest.graphs[0].size == SIZE

@@ -28,7 +28,8 @@ def noise(height: int, width: int, *, count: int = 1, seed: int = 0) -> np.ndarr
 @given(
     height=SIDES,
     width=SIDES,
-    size=st.tuples(st.integers(8, 96), st.integers(8, 96)) | st.integers(8, 96).map(lambda side: (side, side)),
+    size=st.tuples(st.integers(8, 96), st.integers(8, 96))
+    | st.integers(8, 96).map(lambda side: (side, side)),
     policy=st.sampled_from(["crop", "squish", "pad"]),
     fraction=st.sampled_from([1.0, 0.875, 0.9, 0.95, 0.5]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),

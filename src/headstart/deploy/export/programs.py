@@ -76,7 +76,7 @@ def torch_run(folder: Path, names: Sequence[str]) -> list[Run]:
 
     def run(module: nn.Module, picture: Pixels) -> NDArray[np.float32]:
         with torch.no_grad():
-            found = module(torch.from_numpy(np.ascontiguousarray(picture[None])))
+            found = module(torch.tensor(picture[None]))
         first: torch.Tensor = found[0] if isinstance(found, tuple | list) else found
         return np.asarray(first[0].numpy(), np.float32)
 
@@ -110,7 +110,7 @@ def executorch_run(folder: Path, names: Sequence[str]) -> list[Run]:
     methods = [program.load_method("forward") for program in programs]
 
     def run(method: Any, picture: Pixels) -> NDArray[np.float32]:
-        found = method.execute([torch.from_numpy(np.ascontiguousarray(picture[None]))])
+        found = method.execute([torch.tensor(picture[None])])
         return np.asarray(found[0][0].numpy(), np.float32)
 
     return [partial(run, method) for method in methods]
