@@ -103,7 +103,7 @@ def validation_pictures(model: Path) -> list[Path]:
 def _print(done: Exported, folder: Path, format: str, *, as_json: bool) -> None:
     found = done.verification
     if as_json:
-        told = {"out": str(folder), "format": format, "files": sorted(done.manifest.files)}
+        told: dict[str, Any] = {"out": str(folder), "format": format, "files": sorted(done.manifest.files)}
         told |= {"verification": found.to_dict(), "unread": done.unread, "note": done.note}
         print(json.dumps(told, ensure_ascii=True, allow_nan=False))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +61,10 @@ class Export:
     def stream(self, pictures: Picture | Iterable[Picture]) -> Iterator[dict[str, Any]]:
         """Yield what `predict` returns, a few pictures at a time: memory stays bounded for any number."""
         one = isinstance(pictures, str | Path | bytes | np.ndarray)
+        several = cast(Iterable[Picture], [pictures] if one else pictures)
         waiting: list[Picture] = []
-        for picture in [pictures] if one else pictures:  # type: ignore[list-item]
-            waiting.append(picture)  # type: ignore[arg-type]
+        for picture in several:
+            waiting.append(picture)
             if len(waiting) == AT_ONCE:
                 yield from self._predicted(waiting)
                 waiting = []
