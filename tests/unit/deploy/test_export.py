@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,18 @@ def test_the_example_is_what_would_have_been_the_pickle() -> None:
 
     assert b"PK" in starts(stream.getvalue())
     assert b"PK" not in starts(without_example(stream.getvalue()))
+
+
+def test_without_executorch_its_format_says_what_to_install(
+    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    monkeypatch.setitem(sys.modules, "executorch.exir", None)
+    monkeypatch.setitem(sys.modules, "executorch.backends.xnnpack.partition.xnnpack_partitioner", None)
+    with pytest.raises(UsageError, match="ExecuTorch is not installed") as refused:
+        export(saved.folder, tmp_path / "out", format="executorch", pictures=arrays())
+    assert "headstart[mobile]" in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_precision_agrees_on_the_classes(saved: Saved, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def noise(height: int, width: int, *, count: int = 1, seed: int = 0) -> np.ndarr
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     height=SIDES,
     width=SIDES,
