@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from headstart.cli.exporting import validation_pictures
 from headstart.cli.main import run as headstart
 from headstart.deploy import load_bundle, load_predictor, save_bundle
 from headstart.deploy.export import FORMATS, export, write_repository
@@ -20,8 +23,9 @@ from headstart.deploy.export.parts import parts_of
 from headstart.deploy.export.programs import without_example
 from headstart.deploy.export.verifying import Verification, refuse_disagreement
 from headstart.errors import ConfigError, InputMissingError, OutputError, UsageError
-from headstart.evaluation import SetRule, fit_novelty
+from headstart.evaluation import Predictions, SetRule, fit_novelty
 from headstart.runtime import load_export
+from headstart.storage import write_json
 from headstart.types import Task
 
 from .conftest import CLASSES, SIZE, Saved, manifest_of, picture, small_model
@@ -373,3 +377,41 @@ def test_bodies_of_other_kinds_agree_on_real_pictures(arch: str, shared: Path, t
     assert done.verification.difference <= LIMIT
     assert done.verification.agreement == 1.0
     assert done.manifest.graphs[0].size == SIZE
+
+
+# --- the pictures of a run ----------------------------------------------------------------------------------
+
+
+def run_folder(folder: Path, bundle: Path, pictures: list[Path]) -> Path:
+    """What a run leaves, as far as export looks at it: every second picture was validated with."""
+    shutil.copytree(bundle, folder / "model")
+    root = pictures[0].parent
+    write_json(folder / "summary.json", {"schema": 1, "data": {"root": str(root), "task": "single-label"}})
+    Predictions(
+        np.zeros((len(pictures), len(CLASSES)), np.float32),
+        CLASSES,
+        targets=np.zeros(len(pictures), np.int64),
+        paths=tuple(path.name for path in pictures),
+        split=np.array(["valid", "train"] * len(pictures))[: len(pictures)],
+    ).to_csv(folder / "predictions.csv")
+    return folder
+
+
+def test_a_run_is_checked_on_the_pictures_that_it_validated_with(
+    saved: Saved, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", saved.folder, pictures)
+    assert validation_pictures(run / "model") == pictures[::2]
+    assert headstart(["export", str(run), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verification"]["pictures"] == 3
+    assert (run / "export-onnx" / "model.onnx").is_file()
+
+
+def test_a_run_whose_pictures_are_gone_asks_for_others(
+    saved: Saved, pictures: list[Path], tmp_path: Path
+) -> None:
+    run = run_folder(tmp_path / "run", saved.folder, pictures)
+    write_json(run / "summary.json", {"schema": 1, "data": {"root": str(tmp_path / "gone")}})
+    with pytest.raises(InputMissingError, match="any more"):
+        validation_pictures(run / "model")
