@@ -5,8 +5,8 @@ whose results are rounded to 8 bits. Here each pass is one matrix product in flo
 exact; so the graph's pixels are the loader's, whatever the shape of the picture. In float32 they could not
 be: a sum has 30 bits. From version 13 on Pillow takes a tall picture down first and then across, and so does
 a graph that was made beside it. A resize operation of ONNX's own differs by up to two grey levels, and
-probabilities with it by 0.0006. The two products of a 500 x 375 picture take about 5 ms of one core; in
-float32 they would take 2.5.
+probabilities with it by 0.0006. The larger of the two products for a 500 x 375 picture takes 2.9 ms of a
+core in float64 and 1.4 in float32; the whole took 17 ms in ONNX Runtime on a busy machine, and Pillow 3.
 """
 
 from __future__ import annotations
