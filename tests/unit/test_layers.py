@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "headstart"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors", "storage", "pruning", "ordering", "environment", "faults", "processes"}),
     frozenset({"data", "augment", "models", "evaluation"}),
-    frozenset({"inference", "resident"}),
+    frozenset({"inference", "resident", "runtime"}),
     frozenset({"imagedata", "training", "deploy"}),
     frozenset({"activations"}),
     frozenset({"learner"}),

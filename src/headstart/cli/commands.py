@@ -12,6 +12,7 @@ import typer
 from headstart.cli.cleaning import clean
 from headstart.cli.evaluating import compare, evaluate
 from headstart.cli.explaining import explain
+from headstart.cli.exporting import export
 from headstart.cli.looking import check, lr_find, models, shard
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.serving import serve
@@ -51,6 +52,7 @@ app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("explain")(explain)
 app.command("serve")(serve)
+app.command("export")(export)
 app.command("lr-find")(lr_find)
 app.command("shard")(shard)
 app.command("models")(models)

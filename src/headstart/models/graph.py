@@ -49,7 +49,7 @@ def export_graph(part: nn.Module, size: Size) -> bytes:
     lower = _FromPixels(copy.deepcopy(part).cpu()).eval().requires_grad_(False)
     # More than the engine ever runs at a time: a graph that holds to the example's number fails at once.
     example = torch.zeros(2 * AT_ONCE, *size, 3, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory(prefix="headstart-") as folder, torch.no_grad(), _quiet():
+    with tempfile.TemporaryDirectory(prefix="headstart-") as folder, torch.no_grad(), quiet():
         file = Path(folder) / "graph.onnx"
         torch.onnx.export(
             lower,
@@ -65,7 +65,7 @@ def export_graph(part: nn.Module, size: Size) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporter: on its age, on size checks that it takes as constant, on what it cannot do."""
     with warnings.catch_warnings(), _no_standard_output():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\..*")
