@@ -39,7 +39,8 @@ class Metric:
     `rows` and `combine` say the same as means over rows and make the bootstrap fast; so does `of_times`
     for metrics of rank: of (resamples, rows), how often each row was drawn, it gives the value of each.
     `proportion` marks a share of independent rows, whose interval is Wilson's. `ends` gives the ends of the
-    interval from the means, those of each resample and the level, where percentiles of values would mislead.
+    interval from the means (without `rows`: the value), those of each resample and the level, where
+    percentiles of values would mislead.
     """
 
     name: str
@@ -153,8 +154,18 @@ METRICS: dict[str, Metric] = {
             ),
             ends=scores.ends_of_absolute_sum,
         ),
-        Metric("roc_auc", scores.roc_auc, of_times=scores.roc_auc_of_times),
-        Metric("average_precision", scores.average_precision, of_times=scores.average_precision_of_times),
+        Metric(
+            "roc_auc",
+            scores.roc_auc,
+            of_times=scores.roc_auc_of_times,
+            ends=scores.ends_on_the_log_odds,
+        ),
+        Metric(
+            "average_precision",
+            scores.average_precision,
+            of_times=scores.average_precision_of_times,
+            ends=scores.ends_on_the_log_odds,
+        ),
     )
 }
 """The metrics by name; a project's own is a `Metric`, or any function of `Predictions`."""
@@ -191,7 +202,8 @@ def interval(
     """Return a metric with its interval: Wilson's (1927) for shares of rows, else the bootstrap's.
 
     The bootstrap resamples rows and takes percentiles; those of the calibration error allow for what chance
-    adds to it (`scores.ends_of_absolute_sum`). The order of the rows does not matter.
+    adds to it (`scores.ends_of_absolute_sum`), and those of metrics of rank are taken on the log odds
+    (`scores.ends_on_the_log_odds`). The order of the rows does not matter.
     Undefined values (no rows) are NaN. Metrics of rank over many rows and classes take fewer resamples.
 
     >>> table = Predictions([[2.0, 0.0]] * 20, ("cat", "dog"), targets=[0] * 18 + [1] * 2)
@@ -211,6 +223,8 @@ def interval(
         drawn = np.concatenate([times @ columns for times in _times(len(scored), resamples, seed)])
         return Interval(value, *chosen.ends(columns.mean(axis=0), drawn / len(scored), level))
     values = np.concatenate(list(_resampled(chosen, [scored], resamples, seed)), axis=1)[0]
+    if chosen.ends is not None:
+        return Interval(value, *chosen.ends(np.array([value]), values[:, None], level))
     return Interval(value, *_percentiles(values, level))
 
 

@@ -130,6 +130,26 @@ def ends_of_absolute_sum(means: Floats, resampled: Floats, level: float) -> tupl
     return (max(0.0, total - added), total - min(hidden, 0.0))
 
 
+def ends_on_the_log_odds(values: Floats, resampled: Floats, level: float) -> tuple[float, float]:
+    """Return the ends of an interval for a value (1,) of 0 … 1, by the spread of its resamples' log odds.
+
+    Rows that are drawn twice flatter a metric of rank, so its percentiles lie too high: average precision of
+    60 and 150 rows held the truth in 90.5 to 93.8 % of simulations at 95 %; this holds it in 92.5 to 95.8 %
+    (400 simulations each, classes and tags). NaN without a resample in which the metric is defined.
+    """
+    from scipy.special import expit, logit, ndtri
+
+    value, known = float(values[0]), resampled[~np.isnan(resampled)]
+    if not len(known):
+        return (math.nan, math.nan)
+    if np.ptp(known) == 0:
+        return (value, value)
+    inside = (1e-4, 1 - 1e-4)
+    reach = float(ndtri((1 + level) / 2)) * float(np.std(logit(np.clip(known, *inside))))
+    low, high = expit(logit(np.clip(value, *inside)) + np.array([-reach, reach]))
+    return (min(float(low), value), max(float(high), value))
+
+
 def balanced_accuracy(means: Floats) -> Floats:
     """The mean recall of the classes that occur."""
     hits, _, truth = thirds(means)
