@@ -28,7 +28,7 @@ from headstart.deploy.decoding import Decoder
 from headstart.deploy.explaining import check_labels, explained
 from headstart.deploy.forwarding import Choice, Network
 from headstart.deploy.manifest import Manifest, Member
-from headstart.deploy.pictures import Item, Picture, items_of, items_of_samples
+from headstart.deploy.pictures import Item, Pictures, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
 from headstart.evaluation import Predictions, average, concatenate, sets_of
 from headstart.inference import Forward, choose_device
@@ -37,7 +37,10 @@ from headstart.storage import content_key
 from headstart.types import Batch, Pixels, Prepare
 
 if TYPE_CHECKING:
+    from headstart.deploy.jobs import JobResult
     from headstart.evaluation import Explanation
+
+Floats: TypeAlias = NDArray[np.float32]
 
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
@@ -62,7 +65,7 @@ class _Look:
     """One network's one view of a picture: how it is decoded, how it is resized, who judges.
 
     `weight`: what it counts in the average; `role`: "plain" for the network's plain view, "mirrored" for
-    the mirror image of that.
+    the mirror image of that. `features`: whether what enters the head comes after the logits.
     """
 
     decoder: Decoder
@@ -70,6 +73,7 @@ class _Look:
     forward: Forward
     weight: float
     role: str
+    features: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,9 +154,14 @@ class Predictor:
         """The names of the classes, in the order of the logits."""
         return self.manifest.classes
 
+    @property
+    def feature_count(self) -> int:
+        """How many numbers enter the first network's head."""
+        return int(np.prod(self._models[0].activation_shape(self._models[0].head_stage)))
+
     def predict(
         self,
-        pictures: Picture | Iterable[Picture],
+        pictures: Pictures,
         *,
         tta: bool | str | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -185,7 +194,7 @@ class Predictor:
 
         Labels are not looked at. Raises as `predict` does.
         """
-        looks = self._looks(tta)
+        looks = self.looks(tta)
         if not len(samples):
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         parts = []
@@ -217,21 +226,74 @@ class Predictor:
             mirrored=concatenate(mirrored) if mirrored else None,
         )
 
-    def stream(
-        self, pictures: Picture | Iterable[Picture], *, tta: bool | str | None = None
-    ) -> Iterator[Predictions]:
+    def stream(self, pictures: Pictures, *, tta: bool | str | None = None) -> Iterator[Predictions]:
         """Yield the rows of `predict` in parts, in order: memory stays bounded for any number of pictures.
 
         What is given as an iterator is read as it is needed; a file that is not there then has the
         status VANISHED.
         """
-        looks = self._looks(tta)
+        looks = self.looks(tta)
         for names, seen, first in self._chunks(*_counted(pictures), looks):
             yield self._judged(names, seen, looks, first).averaged
 
+    def features(self, pictures: Pictures, *, on_progress: Callable[[int], None] | None = None) -> Floats:
+        """Return what enters the first network's head: float32 (pictures, features), one row per picture.
+
+        Of the plain view. A picture that cannot be read has a row of NaN. Raises as `predict` does.
+        """
+        rows: list[Floats] = []
+        items, _ = _counted(pictures)
+        for seen in self.seen(items, self.looks(False, features=True)):
+            part = np.full((len(seen.averaged), self.feature_count), np.nan, np.float32)
+            if seen.features is not None and seen.feature_rows is not None:
+                part[seen.feature_rows - seen.averaged.rows[0]] = seen.features
+            rows.append(part)
+            if on_progress is not None:
+                on_progress(int(seen.averaged.rows[-1]) + 1)
+        if not rows:
+            raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
+        return np.concatenate(rows)
+
+    def predict_into(
+        self,
+        pictures: Pictures,
+        out: str | Path,
+        *,
+        tta: bool | str | None = None,
+        top: int | None = None,
+        features: bool = False,
+        replace_old: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> JobResult:
+        """Predict pictures into a table, `.parquet` or CSV, in bounded memory; goes on after a kill.
+
+        See `jobs.predict_into`.
+        """
+        from headstart.deploy.jobs import predict_into
+
+        return predict_into(
+            self,
+            pictures,
+            out,
+            tta=tta,
+            top=top,
+            features=features,
+            replace_old=replace_old,
+            on_progress=on_progress,
+        )
+
+    def seen(self, items: Iterator[Item], looks: Sequence[_Look], *, first: int = 0) -> Iterator[Seen]:
+        """Yield what the looks say of pictures, a chunk at a time, with all features where looks give them.
+
+        `first`: the number of the first picture.
+        """
+        inside = looks[0].features
+        for names, seen, number in self._chunks(items, True, looks):
+            yield self._judged(names, seen, looks, first + number, every=1 if inside else 0)
+
     def explain(
         self,
-        pictures: Picture | Iterable[Picture] | Samples,
+        pictures: Pictures | Samples,
         *,
         label: str | Sequence[str] | None = None,
         method: str = "auto",
@@ -246,7 +308,7 @@ class Predictor:
         method that is not there, and as `stream` does.
         """
         check_labels(label, self.classes)
-        looks = self._looks(None)
+        looks = self.looks(None)
         plain = self.manifest.members[0].preprocessing
         alike = [
             number for number, member in enumerate(self.manifest.members) if member.preprocessing == plain
@@ -325,14 +387,16 @@ class Predictor:
             return PolicyViews((plain,), (1.0,))
         return policy_views(policy, plain, symmetries)
 
-    def _looks(self, tta: bool | str | None, *, features: bool = False) -> list[_Look]:
+    def looks(self, tta: bool | str | None = None, *, features: bool = False) -> list[_Look]:
+        """Return each network's views of a picture; with `features` the first gives what enters its head."""
         looks: list[_Look] = []
         for member, network in zip(self.manifest.members, self._networks, strict=True):
             chosen, decoder = self._views(member, tta), self._decoders[_kind(member)]
             inside = not looks and (features or self._novelty is not None)
             forward = network.logits_and_features if inside else network.logits
+            plain = chosen.views[0]
             looks += [
-                _Look(decoder, view, forward, weight, _role(view, chosen.views[0]))
+                _Look(decoder, view, forward, weight, _role(view, chosen.views[0]), inside and view == plain)
                 for view, weight in zip(chosen.views, chosen.weights, strict=True)
             ]
         return looks
@@ -366,10 +430,11 @@ class Predictor:
                 logits[good] = outputs[:, : len(self.classes)]
             if number == 0 and self._novelty is not None:
                 strangeness = np.full(len(seen), np.nan)
-                if good:
-                    inside = outputs[:, len(self.classes) :]
+            if number == 0 and look.features and good:
+                inside = outputs[:, len(self.classes) :]
+                if self._novelty is not None and strangeness is not None:
                     strangeness[good] = self._novelty.strangeness(inside)
-                if good and every:
+                if every:
                     numbers = first + np.array(good, np.int64)
                     features, kept = inside[numbers % every == 0], numbers[numbers % every == 0]
             parts.append(replace(empty, logits=logits, strangeness=strangeness))
@@ -406,7 +471,7 @@ def _joined(parts: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(found) if found else None
 
 
-def _counted(pictures: Picture | Iterable[Picture] | Samples) -> tuple[Iterator[Item], bool]:
+def _counted(pictures: Pictures | Samples) -> tuple[Iterator[Item], bool]:
     """The pictures one by one, and whether they are more than one."""
     items = items_of_samples(pictures) if isinstance(pictures, Samples) else items_of(pictures)
     two = tuple(itertools.islice(items, 2))
