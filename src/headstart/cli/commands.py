@@ -13,6 +13,7 @@ from headstart.cli.cleaning import clean
 from headstart.cli.evaluating import compare, evaluate
 from headstart.cli.explaining import explain
 from headstart.cli.looking import check, lr_find, models, shard
+from headstart.cli.packing import inspect, pack, pull, push
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.training import demo, resume, train
 from headstart.cli.using import doctor, predict, report
@@ -49,6 +50,10 @@ app.command("predict")(predict)
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("explain")(explain)
+app.command("inspect")(inspect)
+app.command("pack")(pack)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("lr-find")(lr_find)
 app.command("shard")(shard)
 app.command("models")(models)

@@ -1,4 +1,4 @@
-"""What may be predicted: files, folders, tables, bytes, arrays, PIL images, web addresses: as files' bytes."""
+"""What may be predicted: files, folders, tables, bytes, arrays, PIL images, web addresses: as bytes."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
 from headstart.deploy.explaining import check_labels, explained
 from headstart.deploy.forwarding import Choice, Network
+from headstart.deploy.hub import located
 from headstart.deploy.manifest import Manifest, Member
 from headstart.deploy.pictures import Item, Pictures, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
@@ -545,7 +546,7 @@ def load_predictor(
     trusted: bool | None = None,
     engine: str = "auto",
 ) -> Predictor:
-    """Load a bundle for predicting.
+    """Load a bundle for predicting: a folder, a `.headstart` file, or `hf://USER/NAME[@REVISION]`.
 
     `device`: `auto`, `cpu`, `cuda`, …; `threads`: how many decode pictures side by side (None: one for
     each processor); `batch_size`: how many pictures the network sees at once. Raises as `load_bundle`
@@ -563,7 +564,7 @@ def load_predictor(
     it is not clearly slower and its probabilities agree within 1e-4; a graph is made after 128 pictures, and
     kept in the cache.
     """
-    bundle = load_bundle(Path(folder))
+    bundle = load_bundle(located(folder))
     return Predictor(
         bundle, device=device, threads=threads, batch_size=batch_size, trusted=trusted, engine=engine
     )

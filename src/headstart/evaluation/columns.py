@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def columns_of(predictions: Predictions, *, top: int | None = None) -> dict[str,
 
 
 def _next_classes(predictions: Predictions, top: int) -> dict[str, list[Any]]:
-    known = np.isfinite(predictions.probabilities).all(axis=1).tolist()
+    known = [math.isfinite(total) for total in predictions.probabilities.sum(axis=1).tolist()]
     order = np.argsort(-np.nan_to_num(predictions.probabilities), axis=1, kind="stable")
     found: dict[str, list[Any]] = {}
     for rank in range(1, top):
