@@ -226,5 +226,5 @@ def _asked(ask: Callable[[], _Answer], name: str) -> _Answer:
         raise StorageError(f"the hub refused {name}: {what}", "log in: hf auth login") from error
     except HeadstartError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the client lets the errors of its HTTP library through, whichever that is
         raise unreachable from error
