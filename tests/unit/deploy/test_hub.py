@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from headstart.deploy import hub as hubs
 from headstart.deploy import load_bundle, load_predictor, pack, pull, push, read_manifest
 from headstart.deploy.hub import HuggingFace, located
 from headstart.errors import ConfigError, InputMissingError, StorageError, UsageError
@@ -198,12 +197,24 @@ def test_a_model_that_is_not_there_is_told(tmp_path: Path, endpoint: str) -> Non
         pull("anna/nothing", tmp_path / "back", hub=HuggingFace(endpoint))
 
 
-def test_a_hub_that_cannot_be_reached_is_told(
-    saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gone = HuggingFace("http://127.0.0.1:9")
+class Gone(FakeHub):
+    """A hub that does not answer."""
+
+    def listing(self, name: str, revision: str | None) -> tuple[str, Mapping[str, int]]:
+        raise ConnectionError("no route")
+
+    def send(self, name: str, files: Mapping[str, Path | bytes], *, private: bool, message: str) -> str:
+        raise ConnectionError("no route")
+
+
+def test_a_hub_that_cannot_be_reached_is_told(saved: Saved, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be reached"):
-        pull(NAME, tmp_path / "back", hub=gone)
+        pull(NAME, tmp_path / "back", hub=Gone())
     with pytest.raises(StorageError, match="cannot be reached"):
-        push(saved.folder, NAME, hub=gone)
-    assert hubs.HuggingFace().endpoint is None
+        push(saved.folder, NAME, hub=Gone())
+
+
+def test_what_is_offline_on_purpose_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        pull(NAME, tmp_path / "back")
