@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import sys
+import tarfile
 import time
 import tracemalloc
 import zipfile
@@ -381,3 +382,13 @@ def test_each_flipped_byte_of_one_file_is_noticed(packed: Path, tmp_path: Path) 
         path.write_bytes(changed)
         with pytest.raises(ConfigError):
             load_bundle(path)
+
+
+def test_a_tar_is_no_bundle(saved: Saved, tmp_path: Path, canary: list[str]) -> None:
+    path = tmp_path / "model.headstart"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(saved.folder, "model")
+        link = tarfile.TarInfo("model/up")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        archive.addfile(link)
+    refused(path, canary)
