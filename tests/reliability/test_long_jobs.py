@@ -40,6 +40,7 @@ def test_a_job_of_20000_pictures_survives_its_kills(tmp_path: Path) -> None:
             if killed:
                 time.sleep(chance.uniform(0, 3))
                 process.send_signal(signal.SIGKILL)
+            process.stdout.read()
         kills += process.returncode == -signal.SIGKILL
         if process.returncode == 0:
             break

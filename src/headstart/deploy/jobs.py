@@ -23,7 +23,7 @@ from headstart.deploy.pictures import Item, Pictures, items_of, listing_of
 from headstart.deploy.tables import CsvTable, ParquetTable, feature_columns
 from headstart.errors import ConfigError, InputMissingError, OutputError
 from headstart.evaluation import concatenate
-from headstart.evaluation.columns import columns_of
+from headstart.evaluation.columns import check_top, columns_of
 from headstart.lock import Lock
 from headstart.storage import content_key, read_json, remove_leftovers, write_json
 
@@ -80,6 +80,7 @@ def predict_into(
     Raises `OutputError` for that, for a table that is there already, and where another process works on it;
     otherwise as `Predictor.predict` does.
     """
+    check_top(top)
     out = Path(out)
     table = ParquetTable(features=features) if out.suffix.lower() == ".parquet" else CsvTable()
     parts_folder = out.with_name(out.name + ".parts")
@@ -116,6 +117,7 @@ def predict_into(
             if on_progress is not None:
                 on_progress(rows, total)
         if not rows:
+            (parts_folder / _JOB).unlink()
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         table.merge([part.path for part in parts], out)
         for part in parts:

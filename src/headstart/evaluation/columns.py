@@ -22,8 +22,7 @@ def columns_of(predictions: Predictions, *, top: int | None = None) -> dict[str,
     `p_<class>` for each class. With `top` there are `prediction_2`, `probability_2`, … of the next classes
     in place of the last; tags have no ranks and keep theirs. Raises `UsageError` for a `top` below 1.
     """
-    if top is not None and top < 1:
-        raise UsageError(f"the {top} most probable classes are none", "give a number from 1 on")
+    check_top(top)
     single, count = predictions.task is Task.SINGLE_LABEL, len(predictions)
     unknown = [float("nan")] * count
     columns: dict[str, list[Any]] = {
@@ -40,6 +39,12 @@ def columns_of(predictions: Predictions, *, top: int | None = None) -> dict[str,
         return columns | _next_classes(predictions, min(top or 1, len(predictions.classes))) | decisions
     every = {f"p_{name}": predictions.probabilities[:, k] for k, name in enumerate(predictions.classes)}
     return columns | decisions | {name: values.tolist() for name, values in every.items()}
+
+
+def check_top(top: int | None) -> None:
+    """Raise `UsageError` for a `top` below 1."""
+    if top is not None and top < 1:
+        raise UsageError(f"the {top} most probable classes are none", "give a number from 1 on")
 
 
 def _next_classes(predictions: Predictions, top: int) -> dict[str, list[Any]]:
