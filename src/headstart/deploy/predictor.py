@@ -508,7 +508,8 @@ def _seen(item: Item, looks: Sequence[_Look], apart: bool, measured: bool) -> _S
         data = item.read()
         decoded = {decoder: decoder(item, data, apart=apart) for decoder in {look.decoder for look in looks}}
     except DataError as error:
-        return error
+        # Its traceback holds the picture's bytes, and whatever else was at hand.
+        return error.with_traceback(None)
     pixels = [look.prepare(decoded[look.decoder].pixels, 0, 0) for look in looks]
     return _Views(pixels, facts_of(decoded[looks[0].decoder]) if measured else None)
 
