@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from headstart.data import Samples as Samples
     from headstart.data import Table as Table
     from headstart.deploy import Predictor as Predictor
+    from headstart.deploy import Url as Url
     from headstart.deploy import load_predictor as load
+    from headstart.deploy import pack as pack
+    from headstart.deploy import pull as pull
+    from headstart.deploy import push as push
     from headstart.errors import HeadstartError as HeadstartError
     from headstart.evaluation import Interpretation as Interpretation
     from headstart.evaluation import Predictions as Predictions
@@ -54,11 +58,15 @@ _PLACES = {
     "Schedule": ("training", "Schedule"),
     "Settings": ("training", "Settings"),
     "Table": ("data", "Table"),
+    "Url": ("deploy", "Url"),
     "augment": ("augment", ""),
     "create_classifier": ("models", "create_classifier"),
     "eight_steps": ("recipe", "eight_steps"),
     "evaluation": ("evaluation", ""),
     "load": ("deploy", "load_predictor"),
+    "pack": ("deploy", "pack"),
+    "pull": ("deploy", "pull"),
+    "push": ("deploy", "push"),
     "resume": ("recipe", "resume"),
     "train": ("recipe", "train"),
 }
@@ -67,6 +75,9 @@ __all__ = [  # noqa: RUF022
     "train",
     "resume",
     "load",
+    "pack",
+    "push",
+    "pull",
     "ImageData",
     "Learner",
     "augment",
@@ -84,6 +95,7 @@ __all__ = [  # noqa: RUF022
     "Predictions",
     "Interpretation",
     "Predictor",
+    "Url",
     "Classifier",
     "create_classifier",
     "HeadstartError",

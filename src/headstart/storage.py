@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,10 +18,12 @@ import stat
 import struct
 import tempfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +34,27 @@ if TYPE_CHECKING:
     import torch
 
 _Tensor = TypeVar("_Tensor")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of bytes in a file, which is read as if it were a file of its own.
+
+    `name`: what it is called; `offset`, `length`: where it lies; `crc32`: what its bytes must have.
+    """
+
+    path: Path
+    name: str
+    offset: int
+    length: int
+    crc32: int
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}"
+
+
+Place: TypeAlias = Path | Piece
+"""Where bytes lie: a file of their own, or a piece of one."""
 
 # safetensors parses its header before it checks it: a 40 MB header took 22 s and 830 MB, one of 16 MB
 # 3.6 s, one of 2 MB 0.4 s. The weights, gradients' moments and buffers of the largest networks need 0.5 MB.
@@ -211,7 +235,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return parse_json(read_capped(path, max_bytes), path)
 
 
-def read_capped(path: Path, max_bytes: int) -> bytes:
+def read_capped(path: Place, max_bytes: int) -> bytes:
     """Read a file of at most `max_bytes`.
 
     Raises `InputMissingError` when it is not there, `ConfigError` when it is bigger or no file.
@@ -220,10 +244,16 @@ def read_capped(path: Path, max_bytes: int) -> bytes:
         data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise ConfigError(f"{path} is larger than {max_bytes} bytes")
+    _check_sum(data, path)
     return data
 
 
-def parse_json(data: bytes, path: Path) -> Any:
+def _check_sum(data: bytes, place: Place) -> None:
+    if isinstance(place, Piece) and zlib.crc32(data) != place.crc32:
+        raise ConfigError(f"{place} was altered: its checksum does not fit", "fetch or make it again")
+
+
+def parse_json(data: bytes, path: Place) -> Any:
     """Read JSON strictly; `path` is named in the error.
 
     Raises `ConfigError` for what is not JSON, for NaN, infinity and repeated keys, and for nesting
@@ -248,15 +278,49 @@ def _refuse_constant(name: str) -> float:
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[BinaryIO]:
+def _open_regular(place: Place) -> Iterator[BinaryIO]:
     """Open a regular file for reading; a pipe or a device is refused before it could keep us waiting."""
+    path = place.path if isinstance(place, Piece) else place
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConfigError(f"{path} is not a file")
         with open(path, "rb") as stream:
-            yield stream
+            if isinstance(place, Piece):
+                yield cast(BinaryIO, io.BufferedReader(_Window(stream, place.offset, place.length)))
+            else:
+                yield stream
     except OSError as error:
         raise InputMissingError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class _Window(io.RawIOBase):
+    """The bytes of a stream from `offset` on, at most `length` of them."""
+
+    def __init__(self, stream: BinaryIO, offset: int, length: int) -> None:
+        self._stream, self._offset, self._length, self._at = stream, offset, length, 0
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be read from anywhere."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, counted from the first byte of the window."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, as far as the window reaches."""
+        wanted = max(0, min(len(buffer), self._length - self._at))
+        self._stream.seek(self._offset + self._at)
+        data = self._stream.read(wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 @contextlib.contextmanager
@@ -312,7 +376,7 @@ def _move_into_place(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def check_safetensors(path: Place) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Check a safetensors file's size fields and header before a parser sees them.
 
     Returns the element type (as the format spells it: `F32`) and the shape of every tensor. Raises
@@ -323,8 +387,9 @@ def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         return _check_header(stream, path)
 
 
-def _check_header(stream: BinaryIO, path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    size = os.fstat(stream.fileno()).st_size
+def _check_header(stream: BinaryIO, path: Place) -> dict[str, tuple[str, tuple[int, ...]]]:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
     start = stream.read(9)
     if len(start) < 9:
         raise ConfigError(f"{path} is not a safetensors file: it has {size} bytes")
@@ -340,7 +405,7 @@ def _check_header(stream: BinaryIO, path: Path) -> dict[str, tuple[str, tuple[in
     return {name: _tensor_entry(name, entry, path) for name, entry in header.items()}
 
 
-def _tensor_entry(name: str, entry: object, path: Path) -> tuple[str, tuple[int, ...]]:
+def _tensor_entry(name: str, entry: object, path: Place) -> tuple[str, tuple[int, ...]]:
     match entry:
         case {"dtype": str(dtype), "shape": [*shape]} if len(shape) <= MAX_DIMENSIONS:
             if all(type(length) is int and length >= 0 for length in shape):
@@ -363,7 +428,7 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     return save(flat, dict(metadata) if metadata else None)
 
 
-def load_tensors(path: Path, *, sha256: str | None = None) -> dict[str, torch.Tensor]:
+def load_tensors(path: Place, *, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read the tensors of a safetensors file onto the CPU; nothing in the file can run.
 
     With `sha256`, the very bytes that are parsed must have that hash. Raises `ConfigError` otherwise.
@@ -383,18 +448,21 @@ def save_arrays(
     write_atomic(path, save(flat, dict(metadata) if metadata else None))
 
 
-def load_arrays(path: Path, *, sha256: str | None = None) -> dict[str, NDArray[Any]]:
+def load_arrays(path: Place, *, sha256: str | None = None) -> dict[str, NDArray[Any]]:
     """Read the arrays of a safetensors file, as `load_tensors` does."""
     from safetensors.numpy import load
 
     return _parse(load, path, sha256)
 
 
-def _parse(load: Callable[[bytes], dict[str, _Tensor]], path: Path, sha256: str | None) -> dict[str, _Tensor]:
+def _parse(
+    load: Callable[[bytes], dict[str, _Tensor]], path: Place, sha256: str | None
+) -> dict[str, _Tensor]:
     with _open_regular(path) as stream:
         _check_header(stream, path)
         stream.seek(0)
         data = stream.read()
+    _check_sum(data, path)
     if sha256 is not None and sha256_bytes(data) != sha256:
         raise ConfigError(
             f"{path} was altered: its SHA-256 is not the recorded one", "fetch or make it again"

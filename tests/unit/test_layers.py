@@ -15,7 +15,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "headstart"
 
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "errors", "storage", "pruning", "ordering", "environment", "faults", "processes"}),
+    frozenset(
+        {"types", "errors", "storage", "pruning", "ordering", "environment", "faults", "lock", "processes"}
+    ),
     frozenset({"data", "augment", "models", "evaluation"}),
     frozenset({"inference", "resident", "runtime"}),
     frozenset({"imagedata", "training", "deploy"}),

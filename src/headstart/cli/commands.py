@@ -14,6 +14,7 @@ from headstart.cli.evaluating import compare, evaluate
 from headstart.cli.explaining import explain
 from headstart.cli.exporting import export
 from headstart.cli.looking import check, lr_find, models, shard
+from headstart.cli.packing import inspect, pack, pull, push
 from headstart.cli.plans import add_plan_commands
 from headstart.cli.serving import serve
 from headstart.cli.training import demo, resume, train
@@ -53,6 +54,10 @@ app.command("compare")(compare)
 app.command("explain")(explain)
 app.command("serve")(serve)
 app.command("export")(export)
+app.command("inspect")(inspect)
+app.command("pack")(pack)
+app.command("push")(push)
+app.command("pull")(pull)
 app.command("lr-find")(lr_find)
 app.command("shard")(shard)
 app.command("models")(models)

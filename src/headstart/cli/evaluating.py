@@ -122,7 +122,10 @@ def compare(
 
 
 def model_in(path: Path) -> Path:
-    """Return the model of a run folder, else the path as it is."""
+    """Return the model of a run folder, that of a hub once it is fetched, else the path as it is."""
+    from headstart.deploy.hub import located
+
+    path = located(path)
     inside = path / "model"
     return inside if not (path / "manifest.json").is_file() and (inside / "manifest.json").is_file() else path
 

@@ -93,7 +93,7 @@ def about_from(value: object, class_count: int) -> About | None:
 
 def _step(value: object, name: str) -> TrainingStep:
     fields = read.fields(value, name, TrainingStep)
-    gain = read.figures({"gain": fields["gain"]} if fields["gain"] else {}, f"{name}.gain")
+    gain = read.figures({} if fields["gain"] == {} else {"gain": fields["gain"]}, f"{name}.gain")
     return TrainingStep(
         name=read.text(fields["name"], f"{name}.name", 1),
         kept=None if fields["kept"] is None else read.boolean(fields["kept"], f"{name}.kept"),

@@ -8,13 +8,15 @@
 Loading it runs nothing that came with it. A folder with anything else in it, with a link, with one
 byte changed, or with weights that do not fit what the manifest says is refused. Only the card is not sealed,
 as nothing is computed from it: it may be changed or missing, and must be UTF-8 text of at most 1 MiB. What
-the hub's own tools leave beside it (`LEFT_BY_TOOLS`) is not looked at.
+the hub's own tools leave beside it (`LEFT_BY_TOOLS`) is not looked at. `model.headstart` is the same as one
+file: see `packing`.
 """
 
 from __future__ import annotations
 
 import math
 import stat
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -35,10 +37,13 @@ from headstart.deploy.manifest import (
     Provenance,
     manifest_from,
 )
-from headstart.errors import ConfigError, InputMissingError, UsageError
+from headstart.deploy.packing import ONE_FILE, is_packed, pack_folder, pieces_of
+from headstart.errors import ConfigError, InputMissingError, OutputError, UsageError
 from headstart.evaluation import Novelty
 from headstart.storage import (
     NO_PICKLE,
+    Piece,
+    Place,
     check_safetensors,
     folder_written_whole,
     json_bytes,
@@ -166,6 +171,13 @@ def save_bundle(
     """
     if len(models) != len(manifest.members):
         raise UsageError(f"{len(models)} networks do not fit {len(manifest.members)} members")
+    if folder.suffix == ONE_FILE:
+        refuse_existing_file(folder, replace_old=replace_old)
+        with tempfile.TemporaryDirectory(prefix="headstart-") as temporary:
+            inside = Path(temporary) / "model"
+            written = save_bundle(inside, models, manifest, novelty=novelty)
+            pack_folder(inside, folder, [MANIFEST, CARD, *written.files])
+        return written
     with folder_written_whole(folder, replace=replace_old) as temporary:
         members, files = [], {}
         for number, (member, model) in enumerate(zip(manifest.members, models, strict=True), 1):
@@ -188,6 +200,48 @@ def save_bundle(
         for model, again in zip(models, load_bundle(temporary).models, strict=True):
             _check_same(model, again)
     return written
+
+
+def refuse_existing_file(path: Path, *, replace_old: bool) -> None:
+    """Raise `OutputError` where a bundle of one file cannot take this place."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", "choose another name")
+    if path.exists() and not replace_old:
+        raise OutputError(f"{path} exists already", "choose another file, or replace it with --force")
+
+
+def pack(model: str | Path, out: str | Path, *, replace_old: bool = False) -> Manifest:
+    """Write a bundle again: as one file where `out` ends in `.headstart`, else as a folder.
+
+    Every byte is checked first. Raises `OutputError` where `out` exists and is not to be replaced, or is
+    too large for one file (2 GiB), and as `load_bundle` does for what is not as it must be.
+    """
+    source, out = Path(model), Path(out)
+    manifest, places = _read(source)
+    for name, record in manifest.files.items():
+        check_file(places[name], record)
+    if out.suffix == ONE_FILE:
+        refuse_existing_file(out, replace_old=replace_old)
+        with tempfile.TemporaryDirectory(prefix="headstart-") as temporary:
+            _copy(places, Path(temporary))
+            pack_folder(Path(temporary), out, list(places))
+    else:
+        with folder_written_whole(out, replace=replace_old) as folder:
+            _copy(places, folder)
+    return read_manifest(out)
+
+
+def check_file(place: Place, record: FileRecord) -> None:
+    """Raise `ConfigError` unless a file of a bundle has the size and the hash that its manifest says."""
+    check_safetensors(place)
+    if sha256_bytes(read_capped(place, record.bytes)) != record.sha256:
+        raise ConfigError(f"{place} was altered: its SHA-256 is not the recorded one", _ALTERED)
+
+
+def _copy(places: Mapping[str, Place], folder: Path) -> None:
+    for name, place in places.items():
+        size = place.length if isinstance(place, Piece) else place.stat().st_size
+        write_atomic(folder / name, read_capped(place, size))
 
 
 def _version() -> str:
@@ -225,7 +279,7 @@ def seal(fields: Mapping[str, Any]) -> bytes:
     return data.replace(_UNSEALED.encode(), sha256_bytes(data).encode())
 
 
-def _unseal(data: bytes, path: Path) -> object:
+def _unseal(data: bytes, path: Place) -> object:
     fields = parse_json(data, path)
     checksum = fields.pop("checksum", None) if isinstance(fields, dict) else None
     known = isinstance(checksum, str) and len(checksum) == 64
@@ -240,14 +294,28 @@ def read_manifest(folder: Path) -> Manifest:
     Needs no torch; hashes are checked when the files are loaded. Raises `InputMissingError` when there
     is no such folder and `ConfigError` for anything that is not as it must be.
     """
-    sizes = _file_sizes(folder)
+    return _read(folder)[0]
+
+
+def bundle_files(folder: Path) -> dict[str, Place]:
+    """Return where each file of a bundle lies, manifest and card too; raises as `read_manifest` does."""
+    return _read(folder)[1]
+
+
+def manifest_in(path: Place) -> Manifest:
+    """Read and check a manifest alone; raises `ConfigError` for anything that is not as it must be."""
+    return manifest_from(_unseal(read_capped(path, MAX_MANIFEST_BYTES), path))
+
+
+def _read(folder: Path) -> tuple[Manifest, dict[str, Place]]:
+    """Return the manifest and where each file lies, in a folder or in the one file of it."""
+    sizes, places = _contents(folder)
     if MANIFEST not in sizes:
         raise ConfigError(f"{folder} is no bundle: it has no {MANIFEST}", "give the folder that was exported")
-    path = folder / MANIFEST
-    manifest = manifest_from(_unseal(read_capped(path, MAX_MANIFEST_BYTES), path))
+    manifest = manifest_in(places[MANIFEST])
     del sizes[MANIFEST]
     if sizes.pop(CARD, None) is not None:
-        check_card(folder / CARD)
+        check_card(places[CARD])
     if unknown := sorted(set(sizes) - set(manifest.files)):
         hint = (
             NO_PICKLE if any(_is_pickle(folder / name) for name in unknown) else "remove what is not its own"
@@ -258,15 +326,18 @@ def read_manifest(folder: Path) -> Manifest:
             raise ConfigError(f"{folder} lacks {name}", _ALTERED)
         if sizes[name] != record.bytes:
             raise ConfigError(f"{folder / name} has {sizes[name]} bytes and not {record.bytes}", _ALTERED)
-    return manifest
+    return manifest, places
 
 
-def _file_sizes(folder: Path) -> dict[str, int]:
-    """The size of every file but what tools leave; links, other folders and devices are refused."""
+def _contents(folder: Path) -> tuple[dict[str, int], dict[str, Place]]:
+    """The size and the place of every file but what tools leave; links, folders and devices are refused."""
     try:
         if folder.is_file():
-            hint = NO_PICKLE if _is_pickle(folder) else "give the folder that was exported"
-            raise ConfigError(f"{folder} is no bundle: a bundle is a folder", hint)
+            if not is_packed(folder):
+                hint = NO_PICKLE if _is_pickle(folder) else "give the folder that was exported"
+                raise ConfigError(f"{folder} is no bundle", hint)
+            pieces = pieces_of(folder)
+            return {name: piece.length for name, piece in pieces.items()}, dict(pieces)
         found = {path.name: path.lstat() for path in folder.iterdir() if path.name not in LEFT_BY_TOOLS}
     except OSError as error:
         raise InputMissingError(f"the bundle {folder} cannot be read: {error.strerror}") from error
@@ -275,7 +346,7 @@ def _file_sizes(folder: Path) -> dict[str, int]:
             f"{folder} holds what is not a plain file: {_some(strange)}",
             "a bundle has neither links nor folders",
         )
-    return {name: status.st_size for name, status in found.items()}
+    return {name: status.st_size for name, status in found.items()}, {name: folder / name for name in found}
 
 
 def _is_pickle(path: Path) -> bool:
@@ -296,15 +367,17 @@ def load_bundle(folder: Path, *, allow_nonfinite: bool = False) -> Bundle:
     must be: an unknown file, an altered byte, an unknown architecture, weights that do not fit (the
     first five differences are named) or are not finite (unless `allow_nonfinite`).
     """
-    manifest = read_manifest(folder)
-    models = tuple(_load_member(folder, manifest, member, allow_nonfinite) for member in manifest.members)
-    return Bundle(manifest, models, _load_novelty(folder, manifest, models[0]))
+    manifest, places = _read(folder)
+    models = tuple(
+        _load_member(places[member.file], manifest, member, allow_nonfinite) for member in manifest.members
+    )
+    return Bundle(manifest, models, _load_novelty(places, manifest, models[0]))
 
 
-def _load_novelty(folder: Path, manifest: Manifest, model: Classifier) -> Novelty | None:
+def _load_novelty(places: Mapping[str, Place], manifest: Manifest, model: Classifier) -> Novelty | None:
     if manifest.novelty is None:
         return None
-    path = folder / NOVELTY_FILE
+    path = places[NOVELTY_FILE]
     arrays = load_arrays(path, sha256=manifest.files[NOVELTY_FILE].sha256)
     try:
         novelty = Novelty.from_arrays(arrays, limit=manifest.novelty.limit, rate=manifest.novelty.rate)
@@ -317,8 +390,7 @@ def _load_novelty(folder: Path, manifest: Manifest, model: Classifier) -> Novelt
     return novelty
 
 
-def _load_member(folder: Path, manifest: Manifest, member: Member, allow_nonfinite: bool) -> Classifier:
-    path = folder / member.file
+def _load_member(path: Place, manifest: Manifest, member: Member, allow_nonfinite: bool) -> Classifier:
     header = check_safetensors(path)
     model = _make(member, len(manifest.classes))
     state = model.state_dict()
@@ -376,7 +448,7 @@ _ELEMENT_TYPES = {
 
 
 def _check_fits(
-    header: Mapping[str, tuple[str, tuple[int, ...]]], state: Mapping[str, torch.Tensor], path: Path
+    header: Mapping[str, tuple[str, tuple[int, ...]]], state: Mapping[str, torch.Tensor], path: Place
 ) -> None:
     # safetensors keeps a number without dimensions as it is; both sides are compared as they stand.
     wanted = {name: (_ELEMENT_TYPES[str(t.dtype)], tuple(t.shape)) for name, t in state.items()}

@@ -7,7 +7,6 @@ folder of anybody's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from headstart.deploy.about import About, TrainingStep
 from headstart.deploy.card_header import (
@@ -21,7 +20,7 @@ from headstart.deploy.card_header import (
 from headstart.deploy.manifest import Manifest, Member
 from headstart.deploy.markdown import code, plain, table
 from headstart.errors import ConfigError
-from headstart.storage import read_capped
+from headstart.storage import Place, read_capped
 from headstart.types import Task
 
 CARD = "README.md"
@@ -310,7 +309,7 @@ def _versions(manifest: Manifest, about: About) -> Iterator[str]:
     yield ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(found.items())) + "."
 
 
-def check_card(path: Path) -> None:
+def check_card(path: Place) -> None:
     """Raise `ConfigError` unless a card is text; what it says is its reader's concern."""
     try:
         text = read_capped(path, MAX_CARD_BYTES).decode("utf-8")

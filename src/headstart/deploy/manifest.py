@@ -32,14 +32,17 @@ MAX_CLASSES = 50_000
 MAX_MEMBERS = 64
 
 # timm's own spelling of a model, with an optional tag; it leaves no room for `hf-hub:` or a path.
-_ARCH = re.compile(r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?")
+ARCH = r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?"
+_ARCH = re.compile(ARCH)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FILE = re.compile(r"model(-[0-9]{1,2})?\.safetensors")
-_OWN_FILE = re.compile(rf"{_FILE.pattern}|novelty\.safetensors")
+FILE = r"model(-[0-9]{1,2})?\.safetensors"
+_FILE = re.compile(FILE)
+OWN_FILE = rf"{FILE}|novelty\.safetensors"
+_OWN_FILE = re.compile(OWN_FILE)
 NOVELTY_FILE = "novelty.safetensors"
 # Fields that came later, and what stands for them in a bundle that has none: they are written only where they
 # say something else. So an older headstart reads whatever it understands, and refuses the rest by name.
-_LATER: Mapping[str, object] = {
+LATER: Mapping[str, object] = {
     "tta_policy": "flip",
     "scaling": None,
     "sets": None,
@@ -156,7 +159,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON can hold it; `manifest_from` reads it back."""
         fields = {"schema": self.schema, **asdict(self), "task": str(self.task)}
-        return {name: value for name, value in fields.items() if (name, value) not in _LATER.items()}
+        return {name: value for name, value in fields.items() if (name, value) not in LATER.items()}
 
 
 def manifest_from(value: object) -> Manifest:
@@ -165,12 +168,13 @@ def manifest_from(value: object) -> Manifest:
     Raises `ConfigError` that names the field for whatever is missing, unknown, of the wrong type, out
     of its range, or at odds with another field.
     """
-    if isinstance(value, dict) and value.get("schema") != SCHEMA:
+    # JSON's true equals 1.
+    if isinstance(value, dict) and (type(value.get("schema")) is not int or value["schema"] != SCHEMA):
         raise ConfigError(
             f"the bundle has schema {str(value.get('schema'))[:40]!r}; this headstart reads {SCHEMA}",
             "upgrade headstart",
         )
-    fields = read.fields(value, "manifest", Manifest, later=_LATER)
+    fields = read.fields(value, "manifest", Manifest, later=LATER)
     classes = _classes(fields["classes"])
     thresholds = fields["thresholds"]
     manifest = Manifest(

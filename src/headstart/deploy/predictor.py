@@ -26,18 +26,22 @@ from headstart.data.threads import thread_count
 from headstart.deploy.bundle import Bundle, load_bundle
 from headstart.deploy.decoding import Decoder
 from headstart.deploy.explaining import check_labels, explained
-from headstart.deploy.manifest import Member
-from headstart.deploy.pictures import Item, Picture, items_of, items_of_samples
+from headstart.deploy.forwarding import Choice, Network
+from headstart.deploy.hub import located
+from headstart.deploy.manifest import Manifest, Member
+from headstart.deploy.pictures import Item, Pictures, items_of, items_of_samples
 from headstart.errors import DataError, InputMissingError, UsageError
 from headstart.evaluation import Predictions, average, concatenate, sets_of
-from headstart.inference import Forward, choose_device, module_forward
+from headstart.inference import Forward, choose_device
 from headstart.inference import predict as run_through
+from headstart.storage import content_key
 from headstart.types import Batch, Pixels, Prepare
 
 if TYPE_CHECKING:
-    import torch
-
+    from headstart.deploy.jobs import JobResult
     from headstart.evaluation import Explanation
+
+Floats: TypeAlias = NDArray[np.float32]
 
 CHUNK = 64
 """So many pictures at a time are made ready ahead of the network: it bounds the memory."""
@@ -62,7 +66,7 @@ class _Look:
     """One network's one view of a picture: how it is decoded, how it is resized, who judges.
 
     `weight`: what it counts in the average; `role`: "plain" for the network's plain view, "mirrored" for
-    the mirror image of that.
+    the mirror image of that. `features`: whether what enters the head comes after the logits.
     """
 
     decoder: Decoder
@@ -70,6 +74,7 @@ class _Look:
     forward: Forward
     weight: float
     role: str
+    features: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +110,7 @@ class Predictor:
         threads: int | None = None,
         batch_size: int = 32,
         trusted: bool | None = None,
+        engine: str = "auto",
     ) -> None:
         if batch_size < 1:
             raise UsageError(
@@ -116,12 +122,17 @@ class Predictor:
         chosen = choose_device(device)
         self._models = [model.to(chosen) for model in bundle.models]
         self._novelty = bundle.novelty
-        modules: list[torch.nn.Module] = [*self._models]
-        if bundle.novelty is not None:
-            from headstart.models import WithFeatures
-
-            modules[0] = WithFeatures(self._models[0])
-        self._forwards = [module_forward(module, chosen) for module in modules]
+        self._networks = [
+            Network(
+                model,
+                chosen,
+                identity=weights_of(self.manifest, member),
+                probabilities=self._probabilities,
+                engine=engine,
+                threads=self._threads,
+            )
+            for model, member in zip(self._models, self.manifest.members, strict=True)
+        ]
         self.trusted = trusted
         kinds = {_kind(member) for member in self.manifest.members}
         self._decoders = {kind: Decoder(*kind, count=self._threads) for kind in kinds}
@@ -144,9 +155,14 @@ class Predictor:
         """The names of the classes, in the order of the logits."""
         return self.manifest.classes
 
+    @property
+    def feature_count(self) -> int:
+        """How many numbers enter the first network's head."""
+        return int(np.prod(self._models[0].activation_shape(self._models[0].head_stage)))
+
     def predict(
         self,
-        pictures: Picture | Iterable[Picture],
+        pictures: Pictures,
         *,
         tta: bool | str | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -179,7 +195,7 @@ class Predictor:
 
         Labels are not looked at. Raises as `predict` does.
         """
-        looks = self._looks(tta)
+        looks = self.looks(tta)
         if not len(samples):
             raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
         parts = []
@@ -211,21 +227,74 @@ class Predictor:
             mirrored=concatenate(mirrored) if mirrored else None,
         )
 
-    def stream(
-        self, pictures: Picture | Iterable[Picture], *, tta: bool | str | None = None
-    ) -> Iterator[Predictions]:
+    def stream(self, pictures: Pictures, *, tta: bool | str | None = None) -> Iterator[Predictions]:
         """Yield the rows of `predict` in parts, in order: memory stays bounded for any number of pictures.
 
         What is given as an iterator is read as it is needed; a file that is not there then has the
         status VANISHED.
         """
-        looks = self._looks(tta)
+        looks = self.looks(tta)
         for names, seen, first in self._chunks(*_counted(pictures), looks):
             yield self._judged(names, seen, looks, first).averaged
 
+    def features(self, pictures: Pictures, *, on_progress: Callable[[int], None] | None = None) -> Floats:
+        """Return what enters the first network's head: float32 (pictures, features), one row per picture.
+
+        Of the plain view. A picture that cannot be read has a row of NaN. Raises as `predict` does.
+        """
+        rows: list[Floats] = []
+        items, _ = _counted(pictures)
+        for seen in self.seen(items, self.looks(False, features=True)):
+            part = np.full((len(seen.averaged), self.feature_count), np.nan, np.float32)
+            if seen.features is not None and seen.feature_rows is not None:
+                part[seen.feature_rows - seen.averaged.rows[0]] = seen.features
+            rows.append(part)
+            if on_progress is not None:
+                on_progress(int(seen.averaged.rows[-1]) + 1)
+        if not rows:
+            raise InputMissingError("there are no pictures to predict", "give files, folders or pictures")
+        return np.concatenate(rows)
+
+    def predict_into(
+        self,
+        pictures: Pictures,
+        out: str | Path,
+        *,
+        tta: bool | str | None = None,
+        top: int | None = None,
+        features: bool = False,
+        replace_old: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> JobResult:
+        """Predict pictures into a table, `.parquet` or CSV, in bounded memory; goes on after a kill.
+
+        See `jobs.predict_into`.
+        """
+        from headstart.deploy.jobs import predict_into
+
+        return predict_into(
+            self,
+            pictures,
+            out,
+            tta=tta,
+            top=top,
+            features=features,
+            replace_old=replace_old,
+            on_progress=on_progress,
+        )
+
+    def seen(self, items: Iterator[Item], looks: Sequence[_Look], *, first: int = 0) -> Iterator[Seen]:
+        """Yield what the looks say of pictures, a chunk at a time, with all features where looks give them.
+
+        `first`: the number of the first picture.
+        """
+        inside = looks[0].features
+        for names, seen, number in self._chunks(items, True, looks):
+            yield self._judged(names, seen, looks, first + number, every=1 if inside else 0)
+
     def explain(
         self,
-        pictures: Picture | Iterable[Picture] | Samples,
+        pictures: Pictures | Samples,
         *,
         label: str | Sequence[str] | None = None,
         method: str = "auto",
@@ -240,7 +309,7 @@ class Predictor:
         method that is not there, and as `stream` does.
         """
         check_labels(label, self.classes)
-        looks = self._looks(None)
+        looks = self.looks(None)
         plain = self.manifest.members[0].preprocessing
         alike = [
             number for number, member in enumerate(self.manifest.members) if member.preprocessing == plain
@@ -262,6 +331,11 @@ class Predictor:
     ) -> Iterator[tuple[list[str], list[_Seen], int]]:
         """Yield names and pictures as the looks want them, some at a time, and the number of the first."""
         apart = several if self.trusted is None else not self.trusted
+        if not several:
+            # One picture is not worth a thread of its own.
+            for number, item in enumerate(items):
+                yield [item.name], [self._ready(item, looks, apart, measured)], number
+            return
         first = 0
 
         def begin() -> list[tuple[str, Future[_Seen]]]:
@@ -275,13 +349,28 @@ class Predictor:
                     # The next ones are made ready while the network is busy with these.
                     following = begin()
                     names, seen = [name for name, _ in chunk], [future.result() for _, future in chunk]
-                    for decoder in self._decoders.values():
-                        decoder.write()
+                    self._write()
                     yield names, seen, first
                     first += len(chunk)
                     chunk = following
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def prepare(self) -> tuple[Choice, ...]:
+        """Choose now what runs each network, and make the graphs that needs, before the first picture comes.
+
+        Without it, that is done while pictures are predicted. Returns one choice for each network.
+        """
+        return tuple(network.prepare() for network in self._networks)
+
+    def _ready(self, item: Item, looks: Sequence[_Look], apart: bool, measured: bool) -> _Seen:
+        found = _seen(item, looks, apart, measured)
+        self._write()
+        return found
+
+    def _write(self) -> None:
+        for decoder in self._decoders.values():
+            decoder.write()
 
     def views(self, tta: bool | str | None = None) -> PolicyViews:
         """Return the views of a picture that `predict` would look at, and what each counts."""
@@ -299,12 +388,16 @@ class Predictor:
             return PolicyViews((plain,), (1.0,))
         return policy_views(policy, plain, symmetries)
 
-    def _looks(self, tta: bool | str | None) -> list[_Look]:
-        looks = []
-        for member, forward in zip(self.manifest.members, self._forwards, strict=True):
+    def looks(self, tta: bool | str | None = None, *, features: bool = False) -> list[_Look]:
+        """Return each network's views of a picture; with `features` the first gives what enters its head."""
+        looks: list[_Look] = []
+        for member, network in zip(self.manifest.members, self._networks, strict=True):
             chosen, decoder = self._views(member, tta), self._decoders[_kind(member)]
+            inside = not looks and (features or self._novelty is not None)
+            forward = network.logits_and_features if inside else network.logits
+            plain = chosen.views[0]
             looks += [
-                _Look(decoder, view, forward, weight, _role(view, chosen.views[0]))
+                _Look(decoder, view, forward, weight, _role(view, chosen.views[0]), inside and view == plain)
                 for view, weight in zip(chosen.views, chosen.weights, strict=True)
             ]
         return looks
@@ -338,10 +431,11 @@ class Predictor:
                 logits[good] = outputs[:, : len(self.classes)]
             if number == 0 and self._novelty is not None:
                 strangeness = np.full(len(seen), np.nan)
-                if good:
-                    inside = outputs[:, len(self.classes) :]
+            if number == 0 and look.features and good:
+                inside = outputs[:, len(self.classes) :]
+                if self._novelty is not None and strangeness is not None:
                     strangeness[good] = self._novelty.strangeness(inside)
-                if good and every:
+                if every:
                     numbers = first + np.array(good, np.int64)
                     features, kept = inside[numbers % every == 0], numbers[numbers % every == 0]
             parts.append(replace(empty, logits=logits, strangeness=strangeness))
@@ -359,6 +453,10 @@ class Predictor:
         averaged = self._decided(average(parts, [look.weight for look in looks]))
         return Seen(averaged, plain, mirrored, features=features, feature_rows=kept)
 
+    def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return what this bundle makes of logits."""
+        return self._decided(Predictions(logits, self.classes, self.manifest.task)).probabilities
+
     def _decided(self, predictions: Predictions) -> Predictions:
         """Return the table with what the bundle knows of its probabilities: temperature, scaling, sets."""
         manifest = self.manifest
@@ -374,11 +472,18 @@ def _joined(parts: Iterable[NDArray[Any] | None]) -> NDArray[Any] | None:
     return np.concatenate(found) if found else None
 
 
-def _counted(pictures: Picture | Iterable[Picture] | Samples) -> tuple[Iterator[Item], bool]:
+def _counted(pictures: Pictures | Samples) -> tuple[Iterator[Item], bool]:
     """The pictures one by one, and whether they are more than one."""
     items = items_of_samples(pictures) if isinstance(pictures, Samples) else items_of(pictures)
     two = tuple(itertools.islice(items, 2))
     return itertools.chain(two, items), len(two) > 1
+
+
+def weights_of(manifest: Manifest, member: Member) -> str:
+    """Return what a graph of a member depends on besides the size of its pictures, in one text."""
+    given = member.preprocessing
+    sha256 = manifest.files[member.file].sha256
+    return content_key("bundle", member.arch, sha256, list(given.mean), list(given.std))
 
 
 def _kind(member: Member) -> tuple[int, Colours]:
@@ -403,7 +508,8 @@ def _seen(item: Item, looks: Sequence[_Look], apart: bool, measured: bool) -> _S
         data = item.read()
         decoded = {decoder: decoder(item, data, apart=apart) for decoder in {look.decoder for look in looks}}
     except DataError as error:
-        return error
+        # Its traceback holds the picture's bytes, and whatever else was at hand.
+        return error.with_traceback(None)
     pixels = [look.prepare(decoded[look.decoder].pixels, 0, 0) for look in looks]
     return _Views(pixels, facts_of(decoded[looks[0].decoder]) if measured else None)
 
@@ -439,8 +545,9 @@ def load_predictor(
     threads: int | None = None,
     batch_size: int = 32,
     trusted: bool | None = None,
+    engine: str = "auto",
 ) -> Predictor:
-    """Load a bundle for predicting.
+    """Load a bundle for predicting: a folder, a `.headstart` file, or `hf://USER/NAME[@REVISION]`.
 
     `device`: `auto`, `cpu`, `cuda`, …; `threads`: how many decode pictures side by side (None: one for
     each processor); `batch_size`: how many pictures the network sees at once. Raises as `load_bundle`
@@ -453,6 +560,12 @@ def load_predictor(
     processor time once, beside the 4 s in which torch and a model are loaded; it stays, and a picture of
     500 x 375 then costs it 1 ms more than here (500 pictures, mobilenetv2_100, two cores: 22.6 s in place of
     21.9 for the whole process). Arrays and PIL images are pixels already, and never need a child.
+
+    `engine`: what runs the networks: `eager` (PyTorch), `onnxruntime`, or `auto`: on a CPU ONNX Runtime where
+    it is not clearly slower and its probabilities agree within 1e-4; a graph is made after 128 pictures, and
+    kept in the cache.
     """
-    bundle = load_bundle(Path(folder))
-    return Predictor(bundle, device=device, threads=threads, batch_size=batch_size, trusted=trusted)
+    bundle = load_bundle(located(folder))
+    return Predictor(
+        bundle, device=device, threads=threads, batch_size=batch_size, trusted=trusted, engine=engine
+    )

@@ -27,7 +27,7 @@ UNPREDICTED = "NO_PREDICTION"
 
 _FIRST_COLUMNS = ("path", "split", "label", "prediction", "probability")
 # What a table has between those and the probabilities where the model decides such things.
-_DECISIONS = ("none_of_these", "strangeness", "set")
+_DECISIONS = ("status", "none_of_these", "strangeness", "set")
 _SMALLEST_PROBABILITY = 1e-37  # the logarithm of anything smaller says nothing in float32
 
 
@@ -264,10 +264,18 @@ class Predictions:
             for value, ok in zip(values, known, strict=True)
         ]
 
-    def to_frame(self) -> pandas.DataFrame:
-        """Return a pandas DataFrame with the columns of `to_csv`; figures are NaN where unknown."""
+    def to_frame(self, top: int | None = None) -> pandas.DataFrame:
+        """Return a pandas DataFrame with the columns of `to_csv`; figures are NaN where unknown.
+
+        With `top`, the names and probabilities of so many classes, the most probable first, in place of the
+        probability of each, and the `status` of each row (see `columns_of`).
+        """
         import pandas
 
+        if top is not None:
+            from headstart.evaluation.columns import columns_of
+
+            return pandas.DataFrame(columns_of(self, top=top))
         single = self.task is Task.SINGLE_LABEL
         columns: dict[str, Any] = {
             "path": list(self.paths or [""] * len(self)),
@@ -386,12 +394,14 @@ class Predictions:
     def _with_decisions(self, columns: Mapping[str, Sequence[str]]) -> Predictions:
         numbers = {name: number for number, name in enumerate(self.classes)}
         strangeness, sets = columns.get("strangeness"), None
+        codes = columns.get("status", [""] * len(self))
         if "set" in columns:
             sets = np.zeros(self.logits.shape, dtype=np.bool_)
             for row, text in enumerate(columns["set"]):
                 sets[row, [numbers[name] for name in json.loads(text or "[]")]] = True
         return replace(
             self,
+            status=np.array([code or own for code, own in zip(codes, self.statuses, strict=True)], np.str_),
             sets=sets,
             strangeness=None if strangeness is None else np.array([float(s or "nan") for s in strangeness]),
         )

@@ -18,7 +18,7 @@ import numpy as np
 from headstart.environment import process_seconds
 from headstart.errors import OutputError, StorageError
 from headstart.evaluation import Predictions
-from headstart.recipe.lock import Lock, refuse_used
+from headstart.lock import Lock, refuse_used
 from headstart.storage import remove_leftovers, write_atomic, write_json
 from headstart.types import Pixels
 

@@ -17,9 +17,9 @@ from PIL import Image
 from headstart.environment import process_started
 from headstart.errors import ConfigError, DataError, InputMissingError, OutputError, UsageError
 from headstart.imagedata import ImageData
+from headstart.lock import NAME, Lock, refuse_used
 from headstart.recipe import Body, Journal, Narrator, RunFolder, Saving, go_on, resume, run_steps
 from headstart.recipe.changes import compare, data_key, table_of
-from headstart.recipe.lock import NAME, Lock, refuse_used
 from headstart.recipe.result import StepResult, Verdict
 from headstart.training import Phase, Plan, Settings, constant
 from headstart.training.checkpoint_folder import checkpoints
@@ -238,7 +238,7 @@ def test_what_a_killed_writer_left_is_gone_after_the_next_start(broken) -> None:
 # ---- the lock ------------------------------------------------------------------------------
 
 HOLD = (
-    "import sys; from pathlib import Path; from headstart.recipe.lock import Lock\n"
+    "import sys; from pathlib import Path; from headstart.lock import Lock\n"
     "with Lock(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
 )
 
@@ -287,7 +287,7 @@ def test_a_folder_that_may_not_be_written_to_is_said_before_anything_is_done(
             raise OSError(number, os.strerror(number), str(path))
         return opened(path, *arguments)
 
-    monkeypatch.setattr("headstart.recipe.lock.os.open", refuses)
+    monkeypatch.setattr("headstart.lock.os.open", refuses)
     with pytest.raises(OutputError, match=os.strerror(number)) as caught, Lock(tmp_path):
         pytest.fail("it cannot be held")
     assert caught.value.exit_code == 73

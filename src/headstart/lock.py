@@ -1,4 +1,4 @@
-"""One process at a time writes to a run folder."""
+"""One process at a time writes to a folder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Lock:
             return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(
-                f"the run folder {self.path.parent} cannot be written: {error.strerror}",
+                f"the folder {self.path.parent} cannot be written: {error.strerror}",
                 "choose a folder that you can write to",
             ) from error
 
