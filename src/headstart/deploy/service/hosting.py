@@ -26,7 +26,6 @@ from headstart.deploy.service.metrics import Metrics
 from headstart.deploy.service.problems import FAILED, RefusedError
 from headstart.deploy.service.settings import Settings
 from headstart.errors import ConfigError, HeadstartError, UsageError
-from headstart.inference import choose_device
 from headstart.storage import content_key
 from headstart.types import Pixels
 
@@ -173,15 +172,16 @@ def load_hosted(name: str, folder: Path, loading: Loading | None = None) -> Host
     """
     loading = loading or Loading()
     with MAKING.closed():
-        bundle = fast = load_bundle(folder)
-    engine = "eager"
-    if choose_device(loading.device).type == "cpu":
-        from headstart.deploy.service.engine import with_engines
-
-        fast, engine = with_engines(bundle, prefer=loading.engine, threads=loading.threads)
+        bundle = load_bundle(folder)
     predictor = Predictor(
-        fast, device=loading.device, threads=loading.threads, batch_size=loading.batch_size, trusted=False
+        bundle,
+        device=loading.device,
+        threads=loading.threads,
+        batch_size=loading.batch_size,
+        trusted=False,
+        engine=loading.engine,
     )
+    engine = " and ".join(sorted({choice.name for choice in predictor.prepare()}, reverse=True))
     _warm_up(predictor, folder)
     return Hosted(name, bundle, predictor, engine, loading.device)
 
