@@ -164,6 +164,8 @@ def test_names_of_classes_and_files_are_words_and_never_a_page(open_page: Any) -
 
 def test_all_of_it_works_by_the_keyboard(open_page: Any) -> None:
     page = open_page()
+    # The browser is told that somebody listens for choosers, and nothing waits for that: so it is told early.
+    page.on("filechooser", lambda chooser: None)
     page.keyboard.press("Tab")
     assert page.locator(":focus").inner_text() == "Choose pictures"
     with page.expect_file_chooser() as chooser:
