@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headstart.cli.evaluating import model_in
 from headstart.cli.options import Debug, Device, Json, Quiet, Threads
 from headstart.cli.reading import limit_threads, narrator_for
 
@@ -54,7 +55,7 @@ def explain(
     limit_threads(threads)
     narrator = narrator_for(quiet or as_json)
     with load_predictor(
-        model, device=device, threads=threads, batch_size=batch_size, trusted=trusted
+        model_in(model), device=device, threads=threads, batch_size=batch_size, trusted=trusted
     ) as predictor:
         found = _found(predictor, pictures, narrator, label=label, method=method)
         rows = write_explanations(out, found, title=f"What {model.name} looks at", replace=force)
